@@ -1,0 +1,1 @@
+"""Entry points: flags, a config, one library call."""

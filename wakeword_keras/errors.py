@@ -1,0 +1,9 @@
+"""The one error that is the user's to mend."""
+
+
+class InputError(ValueError):
+    """Something given to us (a file, a flag, a run directory) is wrong.
+
+    The message is one line: it names the offending file, flag or value and says what mends it.
+    The command line prints it without a traceback and exits with code 1.
+    """

@@ -1,0 +1,29 @@
+"""Base architectures, one file each, as functional Keras models that return logits."""
+
+from collections.abc import Callable
+
+import tf_keras as keras
+
+from wakeword_keras.errors import InputError
+from wakeword_keras.models.ds_cnn import ds_cnn
+
+ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {"ds_cnn": ds_cnn}
+
+
+def build(name: str, frames: int, channels: int, wake_words: int) -> keras.Model:
+    """Build an architecture by name.
+
+    Args:
+      name: a key of ARCHITECTURES.
+      frames, channels: shape of the feature input, [batch, frames, channels].
+      wake_words: number of sigmoid logits of the output, [batch, wake_words].
+
+    Returns:
+      An unbuilt-state (freshly initialised) functional model, float32 in, float32 logits out.
+
+    Raises:
+      InputError: the name is not an architecture.
+    """
+    if name not in ARCHITECTURES:
+        raise InputError(f"unknown model {name!r}: choose one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name](frames, channels, wake_words)
