@@ -14,7 +14,7 @@ def ds_cnn(
     first_kernel: tuple[int, int] = (10, 4),
     first_stride: tuple[int, int] = (4, 4),
 ) -> keras.Model:
-    """A strided convolution, then `blocks` depthwise-separable ones, average pooling, one logit each.
+    """A strided convolution, `blocks` depthwise-separable ones, average pooling, logits.
 
     `filters=64, blocks=4, first_stride=(2, 2)` on a 49x10 input is the MLPerf Tiny keyword-spotting
     network. Its first stride is (4, 4) here because our input is 98x40: the same time resolution.
