@@ -226,8 +226,6 @@ class StreamingFrontend:
             return _micro(self._micro, pending, self._config)
         frames = self._config.num_frames(len(pending))
         self._pending = pending[frames * step :]
-        if not frames:
-            return np.empty((0, self._config.channels), np.float32)
         return _log_mel(pending[np.newaxis], self._config).numpy()[0]
 
 
@@ -247,13 +245,15 @@ def _log_mel(audio: Any, config: FrontendConfig) -> "tf.Tensor":
     """Mel magnitudes in dB, clipped to the fixed range: float32 [clips, frames, channels]."""
     import tensorflow as tf
 
-    tfio_audio = _tfio_audio()
+    tfio_audio, frames = _tfio_audio(), config.num_frames(int(audio.shape[1]))
+    if not frames:
+        return tf.zeros([tf.shape(audio)[0], 0, config.channels])
     samples = tf.cast(audio, tf.float32) / 32768.0
     magnitude = tfio_audio.spectrogram(
         samples, config.fft_size, config.window_samples, config.step_samples
     )
     # tensorflow-io pads the end with zeros; a stream has no end, so only whole windows count.
-    magnitude = magnitude[:, : config.num_frames(int(audio.shape[1]))]
+    magnitude = magnitude[:, :frames]
     mel = tfio_audio.melscale(
         magnitude, SAMPLE_RATE_HZ, config.channels, config.low_hz, config.high_hz
     )
