@@ -129,8 +129,17 @@ def test_gain_is_exact_and_saturates_instead_of_wrapping(gain_db, seed):
     np.testing.assert_allclose(audio, exact, atol=0.51)
 
 
+def test_gain_scales_clip_and_background_alike():
+    clips, background = noise(1_000, (2, SAMPLES)), noise(500, (2, 16_000), 1)
+    plain, _ = augment(clips, but(background_probability=1), background)
+    louder = but(background_probability=1, gain_low_db=6, gain_high_db=6)
+    audio, _ = augment(clips, louder, background)
+    np.testing.assert_allclose(audio, plain * 10 ** (6 / 20), atol=1.6)  # both are rounded
+
+
 def test_full_scale_plus_loud_noise_keeps_its_sign():
-    clips = np.where(np.arange(SAMPLES) % 2, 32_767, -32_768).astype(np.int16)[None]
+    # A bare cast saturates in its vectorised part and wraps in the rest: 4,013 samples have both.
+    clips = np.where(np.arange(4_013) % 2, 32_767, -32_768).astype(np.int16)[None]
     loud = {"snr_low_db": 6, "snr_high_db": 6, "gain_low_db": 20, "gain_high_db": 20}
     config = but(background_probability=1, **loud)
     background = np.clip(noise(5_000, (1, 16_000)), -5_000, 5_000)

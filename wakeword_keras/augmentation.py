@@ -197,7 +197,7 @@ def _rms(audio: tf.Tensor, samples: int) -> tf.Tensor:
 
 
 def _to_int16(audio: tf.Tensor) -> tf.Tensor:
-    """Rounded and saturated: the cast alone would wrap around."""
+    """Rounded and saturated: beyond its vectorised part, the cast alone wraps around."""
     return tf.cast(tf.round(tf.clip_by_value(audio, -32768.0, 32767.0)), tf.int16)
 
 
