@@ -126,7 +126,7 @@ class Espeak:
         self._callback = _Callback(self._receive)
         self._library.espeak_SetSynthCallback(self._callback)
 
-    def _receive(self, samples, num_samples: int, events) -> int:  # type: ignore[no-untyped-def]
+    def _receive(self, samples, num_samples: int, events) -> int:
         if samples and num_samples > 0:
             self._blocks.append(np.ctypeslib.as_array(samples, (num_samples,)).copy())
         i = 0

@@ -181,7 +181,7 @@ def _clip(studio: _Studio, audio: Signal, start: int, end: int) -> Signal:
     inside = audio[max(0, offset) : max(0, offset + samples)]
     clip[max(0, -offset) : max(0, -offset) + len(inside)] = inside
     # The level is that of the text, not of the pauses around it.
-    level = rng.uniform(*_SPEECH_DBFS) + 10 * np.log10(min(1.0, (end - start) / samples))
+    level = rng.uniform(*_SPEECH_DBFS) + 10 * np.log10(np.clip((end - start) / samples, 0.01, 1.0))
     floor = noise.to_dbfs(rng.standard_normal(samples), rng.uniform(*_FLOOR_DBFS))
     return noise.to_dbfs(clip, level, _PEAK) + floor
 
@@ -310,6 +310,8 @@ def _is_finished(folder: Path, phrase: str, config: SynthesisConfig) -> bool:
     Raises:
         InputError: it holds something that is no synthesised corpus, which we would not delete.
     """
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; give an empty or new folder")
     if not folder.exists() or not any(folder.iterdir()):
         return False
     try:
