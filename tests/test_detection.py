@@ -103,12 +103,14 @@ def test_delta_miss_is_positive_when_the_second_misses_more():
 
 @given(scored_clips(), st.integers(0, 2**31))
 @settings(max_examples=50)
-def test_weighted_metrics_equal_metrics_of_repeated_clips(clips, seed):
+def test_resampled_ranking_equals_the_metrics_of_repeated_clips(clips, seed):
     scores, labels = clips
-    weights = np.random.default_rng(seed).integers(0, 4, (3, scores.size))
-    metrics = detection.ranking_metrics(scores, labels, 0.2, weights)
-    for row, auc, recall in zip(weights, *metrics, strict=True):
-        repeated_scores, repeated_labels = np.repeat(scores, row), np.repeat(labels, row)
+    speakers = np.random.default_rng(seed).choice(["a", "b", "c", "d", ""], scores.size)
+    resamples = detection.resample_speakers(speakers, 5, seed)
+    metrics = detection.resampled_ranking(scores, labels, 0.2, resamples)
+    for draw, auc, recall in zip(resamples.draws, *metrics, strict=True):
+        times = draw[resamples.unit_of_clip].astype(int)
+        repeated_scores, repeated_labels = np.repeat(scores, times), np.repeat(labels, times)
         if np.unique(repeated_labels).size < 2:
             assert np.isnan(auc)
             assert np.isnan(recall)
@@ -178,11 +180,8 @@ def test_bootstrap_over_speakers_is_wider_than_over_clips():
     correct = np.repeat(np.arange(30) % 2, 20)
     speakers = [f"s{i // 20}" for i in range(600)]
 
-    def accuracy(weights):
-        return weights @ correct / weights.sum(axis=-1)
-
     def width(names):
-        values = detection.bootstrap(accuracy, detection.resample_speakers(names))
+        values = detection.resampled_mean(correct, detection.resample_speakers(names))
         low, high = detection.percentile_interval(values)
         return high - low
 
@@ -190,12 +189,22 @@ def test_bootstrap_over_speakers_is_wider_than_over_clips():
     assert width([""] * 600) == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 600), rel=0.15)
 
 
-def test_bootstrap_in_chunks_equals_bootstrap_at_once(monkeypatch):
-    resamples = detection.resample_speakers(["a", "b", "c", "c"], 50)
-    values = np.array([1.0, 2.0, 4.0, 8.0])
-    whole = detection.bootstrap(lambda w: w @ values, resamples)
-    monkeypatch.setattr(detection, "_WEIGHTS_PER_CHUNK", 28)
-    np.testing.assert_array_equal(detection.bootstrap(lambda w: w @ values, resamples), whole)
+def test_resampling_in_blocks_of_speakers_equals_resampling_at_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=80), np.arange(80) % 2
+    resamples = detection.resample_speakers([f"s{i % 23}" for i in range(80)], 50)
+    whole = detection.resampled_ranking(scores, labels, 0.1, resamples)
+    monkeypatch.setattr(detection, "_TABLE_ENTRIES", 200)
+    blocks = detection.resampled_ranking(scores, labels, 0.1, resamples)
+    np.testing.assert_array_equal(blocks.roc_auc, whole.roc_auc)
+    np.testing.assert_array_equal(blocks.recall, whole.recall)
+
+
+def test_resampled_mean_by_hand():
+    resamples = detection.Resamples(
+        np.array([0, 0, 1]), np.array([[2, 0], [1, 1], [0, 2]], np.float32)
+    )
+    np.testing.assert_allclose(detection.resampled_mean([1, 0, 1], resamples), [1 / 2, 2 / 3, 1.0])
 
 
 def test_interval_leaves_out_nan_and_refuses_all_nan():

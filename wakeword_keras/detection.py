@@ -6,42 +6,43 @@ anything else. False-positive rate: share of the negatives that fire; miss rate:
 positives that do not; recall: 1 - miss rate. Rates are fractions in [0, 1], times seconds.
 
 Operating points are those the scores really allow: equal scores fire together, nothing is
-interpolated, and "never fires" is a point too. Empty classes and scores that are not finite raise
-ValueError: a metric of nothing is no number.
+interpolated, and "never fires" is a point too. Input is degenerate, and raises ValueError, when a
+class is absent, a score is not finite, or shapes differ: a metric of nothing is no number.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.floating]
+Float64s = NDArray[np.float64]
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
-# Weights held at once while resampling (float64): bounds memory to some 100 MB.
-_WEIGHTS_PER_CHUNK = 2_000_000
+# Entries of a float32 table held at once while resampling: bounds memory to some 32 MB.
+_TABLE_ENTRIES = 8_000_000
 
 
 class DetCurve(NamedTuple):
     """Every operating point, from never firing to always firing; arrays of one length."""
 
-    false_positive_rate: NDArray[np.float64]
-    miss_rate: NDArray[np.float64]
-    thresholds: NDArray[np.float64]
+    false_positive_rate: Float64s
+    miss_rate: Float64s
+    thresholds: Float64s
 
 
 class RankingMetrics(NamedTuple):
-    """ROC AUC and recall at a false-positive rate, one value per set of weights."""
+    """ROC AUC and recall at a false-positive rate, one value of each per resample."""
 
-    roc_auc: NDArray[np.float64]
-    recall: NDArray[np.float64]
+    roc_auc: Float64s
+    recall: Float64s
 
 
 class Resamples(NamedTuple):
-    """Bootstrap draws of whole speakers: unit of each clip [clips], draws [resamples, units]."""
+    """Draws of whole speakers: unit of each clip [clips], times drawn [resamples, units]."""
 
     unit_of_clip: NDArray[np.intp]
-    draws: NDArray[np.int64]
+    draws: NDArray[np.float32]
 
 
 class FalseAcceptRate(NamedTuple):
@@ -51,7 +52,11 @@ class FalseAcceptRate(NamedTuple):
     upper_95_per_hour: float
 
 
-def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:
+def _checked(
+    scores: ArrayLike, labels: ArrayLike, fpr: float = 0.0
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    if not 0.0 <= fpr <= 1.0:
+        raise ValueError(f"false-positive rate must lie in [0, 1], got {fpr}")
     values = np.asarray(scores)
     if not np.issubdtype(values.dtype, np.floating):
         values = values.astype(np.float64)
@@ -64,76 +69,39 @@ def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, NDArray[
         raise ValueError("labels must be 0 or 1")
     flags = flags.astype(bool)
     if not flags.any() or flags.all():
-        raise ValueError(
-            f"need positives and negatives, got {flags.sum()} of {flags.size} positive"
-        )
+        raise ValueError(f"need positives and negatives, {flags.sum()} of {flags.size} positive")
     return values, flags
 
 
-def _check_rate(rate: float) -> None:
-    if not 0.0 <= rate <= 1.0:
-        raise ValueError(f"false-positive rate must lie in [0, 1], got {rate}")
-
-
 def _fired_counts(
-    scores: FloatArray, labels: NDArray[np.bool_], weights: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Distinct scores, highest first [k]; weight of positives and of negatives that fire at each.
-
-    Args:
-      weights: non-negative [..., clips].
-
-    Returns:
-      thresholds [k], fired positives [..., k], fired negatives [..., k].
-    """
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    last_of_ties = np.append(np.flatnonzero(np.diff(ranked)), ranked.size - 1)
-    weights = weights[..., order]
-    positives = np.cumsum(weights * labels[order], axis=-1)[..., last_of_ties]
-    fired = np.cumsum(weights, axis=-1)[..., last_of_ties]
-    return ranked[last_of_ties], positives, fired - positives
+    scores: FloatArray, labels: NDArray[np.bool_]
+) -> tuple[FloatArray, Float64s, Float64s]:
+    """Distinct scores, highest first, and how many positives and negatives fire at each."""
+    thresholds, group = np.unique(-scores, return_inverse=True)
+    positives = np.bincount(group, weights=labels)
+    negatives = np.bincount(group, weights=~labels)
+    return -thresholds, np.cumsum(positives), np.cumsum(negatives)
 
 
-def ranking_metrics(
-    scores: ArrayLike, labels: ArrayLike, fpr: float, weights: FloatArray
-) -> RankingMetrics:
-    """ROC AUC and recall at a false-positive rate under many weightings of the clips at once.
-
-    Args:
-      scores: float [clips], finite.
-      labels: 0/1 or bool [clips], both classes present.
-      fpr: allowed false-positive rate in [0, 1].
-      weights: non-negative whole numbers [..., clips], such as a bootstrap's multiplicities.
-
-    Returns:
-      RankingMetrics, arrays [...]; NaN where the weights leave no positive or no negative.
-
-    Raises:
-      ValueError: on degenerate input.
-    """
-    values, flags = _checked(scores, labels)
-    _check_rate(fpr)
-    _, positives, negatives = _fired_counts(values, flags, np.asarray(weights, np.float64))
-    # A resample without a class has no AUC; 0/0 says so without a branch.
+def _ranking(positives: Float64s, negatives: Float64s, fpr: float) -> RankingMetrics:
+    """ROC AUC and recall from counts that fire at falling thresholds, [..., thresholds]."""
+    # A resample may lack a class; 0 / 0 = NaN says so without a branch.
     with np.errstate(invalid="ignore"):
         recall = positives / positives[..., -1:]
         false_positive_rate = negatives / negatives[..., -1:]
-    empty = np.isnan(false_positive_rate[..., -1]) | np.isnan(recall[..., -1])
     # Trapezoids from (0, 0): half a win for each tie (Hanley and McNeil 1982).
-    steps = np.diff(false_positive_rate, axis=-1, prepend=0.0)
+    widths = np.diff(false_positive_rate, axis=-1, prepend=0.0)
     heights = recall - np.diff(recall, axis=-1, prepend=0.0) / 2
-    auc = np.sum(steps * heights, axis=-1)
-    allowed = np.where(false_positive_rate <= fpr, recall, 0.0)
-    return RankingMetrics(auc, np.where(empty, np.nan, allowed.max(axis=-1)))
+    auc = np.sum(widths * heights, axis=-1)
+    best = np.where(false_positive_rate <= fpr, recall, 0.0).max(axis=-1)
+    return RankingMetrics(auc, np.where(np.isnan(auc), np.nan, best))
 
 
 def roc_auc(scores: ArrayLike, labels: ArrayLike) -> float:
     """Probability that a positive scores above a negative, a tie counting one half.
 
     Args:
-      scores: float [clips], finite.
-      labels: 0/1 or bool [clips], both classes present.
+      scores, labels: float and 0/1 or bool, both [clips].
 
     Returns:
       Area under the ROC curve in [0, 1] (Hanley and McNeil 1982).
@@ -141,15 +109,15 @@ def roc_auc(scores: ArrayLike, labels: ArrayLike) -> float:
     Raises:
       ValueError: on degenerate input.
     """
-    return float(ranking_metrics(scores, labels, 1.0, np.ones(np.shape(labels))).roc_auc)
+    _, positives, negatives = _fired_counts(*_checked(scores, labels))
+    return float(_ranking(positives, negatives, 1.0).roc_auc)
 
 
 def det_curve(scores: ArrayLike, labels: ArrayLike) -> DetCurve:
     """False-positive and miss rate at every threshold that makes a difference.
 
     Args:
-      scores: float [clips], finite.
-      labels: 0/1 or bool [clips], both classes present.
+      scores, labels: float and 0/1 or bool, both [clips].
 
     Returns:
       DetCurve from threshold +inf (never fires) down to the lowest score (always fires):
@@ -158,8 +126,7 @@ def det_curve(scores: ArrayLike, labels: ArrayLike) -> DetCurve:
     Raises:
       ValueError: on degenerate input.
     """
-    values, flags = _checked(scores, labels)
-    thresholds, positives, negatives = _fired_counts(values, flags, np.ones(values.size))
+    thresholds, positives, negatives = _fired_counts(*_checked(scores, labels))
     return DetCurve(
         np.concatenate([[0.0], negatives / negatives[-1]]),
         np.concatenate([[1.0], 1.0 - positives / positives[-1]]),
@@ -174,8 +141,7 @@ def recall_at_false_positive_rate(scores: ArrayLike, labels: ArrayLike, fpr: flo
     left out whole, and 0.0 comes out when even the highest score breaks it.
 
     Args:
-      scores: float [clips], finite.
-      labels: 0/1 or bool [clips], both classes present.
+      scores, labels: float and 0/1 or bool, both [clips].
       fpr: allowed false-positive rate in [0, 1].
 
     Returns:
@@ -184,7 +150,8 @@ def recall_at_false_positive_rate(scores: ArrayLike, labels: ArrayLike, fpr: flo
     Raises:
       ValueError: on degenerate input.
     """
-    return float(ranking_metrics(scores, labels, fpr, np.ones(np.shape(labels))).recall)
+    _, positives, negatives = _fired_counts(*_checked(scores, labels, fpr))
+    return float(_ranking(positives, negatives, fpr).recall)
 
 
 def threshold_for_false_positive_rate(scores: ArrayLike, labels: ArrayLike, fpr: float) -> float:
@@ -194,8 +161,7 @@ def threshold_for_false_positive_rate(scores: ArrayLike, labels: ArrayLike, fpr:
     that small shifts of the scores change no decision.
 
     Args:
-      scores: float [clips], finite.
-      labels: 0/1 or bool [clips], both classes present.
+      scores, labels: float and 0/1 or bool, both [clips].
       fpr: allowed false-positive rate in [0, 1].
 
     Returns:
@@ -205,9 +171,8 @@ def threshold_for_false_positive_rate(scores: ArrayLike, labels: ArrayLike, fpr:
     Raises:
       ValueError: on degenerate input.
     """
-    values, flags = _checked(scores, labels)
-    _check_rate(fpr)
-    distinct, _, negatives = _fired_counts(values, flags, np.ones(values.size))
+    values, flags = _checked(scores, labels, fpr)
+    distinct, _, negatives = _fired_counts(values, flags)
     # Compared as a ratio: 0.29 * 100 is below 29, 29 / 100 is 0.29.
     firing = int(np.count_nonzero(negatives / negatives[-1] <= fpr))
     if firing == 0:
@@ -225,16 +190,10 @@ def delta_miss_rate_at_equal_false_accepts(
 ) -> float:
     """Miss rate of `scores` minus that of `reference_scores`, each at its own threshold for `fpr`.
 
-    Args:
-      reference_scores, scores: float [clips], of the same clips.
-      labels: 0/1 or bool [clips], both classes present.
-      fpr: allowed false-positive rate in [0, 1].
+    Args and Raises as in `recall_at_false_positive_rate`, both scores of the same clips.
 
     Returns:
       Difference in [-1, 1]; positive means that `scores` misses more.
-
-    Raises:
-      ValueError: on degenerate input.
     """
     reference_recall = recall_at_false_positive_rate(reference_scores, labels, fpr)
     return reference_recall - recall_at_false_positive_rate(scores, labels, fpr)
@@ -258,63 +217,97 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     share, spread = successes / trials, Z_95**2 / trials
     centre = (share + spread / 2) / (1 + spread)
     half = np.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
-    low = 0.0 if successes == 0 else max(0.0, float(centre - half))
-    high = 1.0 if successes == trials else min(1.0, float(centre + half))
-    return low, high
+    # At the ends rounding would miss 0 and 1 by a hair.
+    low = 0.0 if successes == 0 else float(centre - half)
+    return low, 1.0 if successes == trials else float(centre + half)
 
 
 def resample_speakers(speakers: Sequence[str], resamples: int = 1000, seed: int = 0) -> Resamples:
     """Draw speakers with replacement: clips of one voice stand or fall together (Efron 1979).
 
     Args:
-      speakers: speaker of each clip; "" is nobody: each such clip is a unit of its own.
+      speakers: speaker of each clip, at least one; "" is nobody, such a clip is its own unit.
       resamples: number of draws.
       seed: of the random generator.
 
     Returns:
       Resamples; each row of `draws` sums to the number of units.
-
-    Raises:
-      ValueError: if there is no clip.
     """
-    if not len(speakers):
-        raise ValueError("need at least one clip to resample")
     names = [("speaker", s) if s else ("clip", str(i)) for i, s in enumerate(speakers)]
     index = {name: i for i, name in enumerate(dict.fromkeys(names))}
     units = np.array([index[name] for name in names], np.intp)
     even = np.full(len(index), 1.0 / len(index))
     draws = np.random.default_rng(seed).multinomial(len(index), even, size=resamples)
-    return Resamples(units, draws)
+    return Resamples(units, draws.astype(np.float32))
 
 
-def bootstrap(
-    statistic: Callable[[NDArray[np.float64]], FloatArray], resamples: Resamples
-) -> NDArray[np.float64]:
-    """A statistic under every resample, a bounded number of resamples at a time.
+def _resampled_counts(
+    column: NDArray[np.intp], columns: int, values: Float64s, resamples: Resamples
+) -> Float64s:
+    """Sum of `values` [clips] that fall in each column, under each draw: [resamples, columns]."""
+    units = resamples.draws.shape[1]
+    block = max(1, _TABLE_ENTRIES // columns)
+    total = np.zeros((len(resamples.draws), columns))
+    for first in range(0, units, block):
+        size = min(block, units - first)
+        unit = resamples.unit_of_clip - first
+        inside = (unit >= 0) & (unit < size)
+        cell = unit[inside] * columns + column[inside]
+        table = np.bincount(cell, weights=values[inside], minlength=size * columns)
+        # Whole numbers below 2**24 stay exact in float32.
+        table = table.reshape(size, columns).astype(np.float32)
+        total += resamples.draws[:, first : first + size] @ table
+    return total
+
+
+def resampled_mean(values: ArrayLike, resamples: Resamples) -> Float64s:
+    """Mean over clips under every draw of speakers.
 
     Args:
-      statistic: maps weights of the clips [some, clips] to values [some, ...].
-      resamples: from `resample_speakers`.
+      values: numbers or bool [clips], such as "decided right".
+      resamples: from `resample_speakers` over the same clips.
 
     Returns:
-      float64 [resamples, ...].
+      float64 [resamples].
     """
-    rows = max(1, _WEIGHTS_PER_CHUNK // resamples.unit_of_clip.size)
-    parts = [
-        statistic(resamples.draws[i : i + rows, resamples.unit_of_clip].astype(np.float64))
-        for i in range(0, len(resamples.draws), rows)
-    ]
-    return np.concatenate(parts).astype(np.float64)
+    units = resamples.unit_of_clip
+    sums = np.bincount(units, weights=np.asarray(values, np.float64))
+    return (resamples.draws @ sums) / (resamples.draws @ np.bincount(units))
+
+
+def resampled_ranking(
+    scores: ArrayLike, labels: ArrayLike, fpr: float, resamples: Resamples
+) -> RankingMetrics:
+    """ROC AUC and recall at a false-positive rate under every draw of speakers.
+
+    Args:
+      scores, labels: float and 0/1 or bool, both [clips].
+      fpr: allowed false-positive rate in [0, 1].
+      resamples: from `resample_speakers` over the same clips.
+
+    Returns:
+      RankingMetrics of arrays [resamples]; NaN where a draw holds no positive or no negative.
+
+    Raises:
+      ValueError: on degenerate input.
+    """
+    values, flags = _checked(scores, labels, fpr)
+    _, group = np.unique(-values, return_inverse=True)
+    positive = np.bincount(group, weights=flags) > 0
+    # Scores of negatives only, with none of a positive between, act as one threshold: the lowest.
+    starts = positive.copy()
+    starts[1:] |= positive[:-1]
+    column = (np.cumsum(starts) - starts[0])[group]
+    columns = int(column.max()) + 1
+    positives = _resampled_counts(column, columns, flags.astype(np.float64), resamples)
+    negatives = _resampled_counts(column, columns, (~flags).astype(np.float64), resamples)
+    return _ranking(np.cumsum(positives, axis=1), np.cumsum(negatives, axis=1), fpr)
 
 
 def percentile_interval(values: ArrayLike) -> tuple[float, float]:
-    """95 % percentile interval of bootstrap values; NaN draws (a class was absent) are left out.
+    """95 % percentile interval (low, high) of bootstrap values [resamples].
 
-    Args:
-      values: float [resamples].
-
-    Returns:
-      (low, high).
+    NaN draws, where a class was absent, are left out.
 
     Raises:
       ValueError: if every value is NaN.
@@ -323,15 +316,13 @@ def percentile_interval(values: ArrayLike) -> tuple[float, float]:
     drawn = drawn[~np.isnan(drawn)]
     if not drawn.size:
         raise ValueError("no resample holds both positives and negatives")
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
+    return float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))
 
 
-def smooth(probabilities: ArrayLike, window: int) -> NDArray[np.float64]:
+def smooth(probabilities: ArrayLike, window: int) -> Float64s:
     """Causal moving mean over the last `window` steps, zeros before the first.
 
-    ESPHome's sliding window also starts from zeros, so that a stream cannot fire on its first
-    step alone.
+    ESPHome's window starts from zeros too, so that a stream cannot fire on its first step alone.
 
     Args:
       probabilities: float [steps] or [steps, wake_words].
@@ -349,13 +340,12 @@ def smooth(probabilities: ArrayLike, window: int) -> NDArray[np.float64]:
     if not np.isfinite(values).all():
         raise ValueError("probabilities are NaN or infinite")
     padded = np.concatenate([np.zeros((window - 1, *values.shape[1:])), values])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, window, axis=0)
-    return windows.mean(axis=-1)
+    return np.lib.stride_tricks.sliding_window_view(padded, window, axis=0).mean(axis=-1)
 
 
 def detections(
     scores: ArrayLike, threshold: float, step_ms: float, refractory_ms: float
-) -> NDArray[np.float64]:
+) -> Float64s:
     """Events of a stream: steps that fire at least `refractory_ms` after the event before.
 
     A score that stays high fires again each time the refractory period is over.
@@ -367,10 +357,10 @@ def detections(
       refractory_ms: silence after an event, >= 0.
 
     Returns:
-      Times in s of the firing steps, the first score standing at 0; ascending.
+      Ascending times in s, the first score standing at 0.
 
     Raises:
-      ValueError: on NaN or infinite scores or impossible times.
+      ValueError: on scores that are not finite or impossible times.
     """
     values = np.asarray(scores)
     if values.ndim != 1 or not np.isfinite(values).all():
@@ -391,8 +381,7 @@ def detections(
 def false_accepts_per_hour(events: int, hours: float) -> FalseAcceptRate:
     """Rate of false accepts with its one-sided 95 % Poisson bound; 3 / hours at 0 events.
 
-    The bound is the rate under which so few events have a chance of 5 % (Garwood 1936); for no
-    event that is -ln(0.05) = 2.996 per recording, the rule of three.
+    Under the bound so few events have a chance of 5 % (Garwood 1936); -ln(0.05) = 2.996 for none.
 
     Args:
       events: false accepts counted, >= 0.
@@ -407,7 +396,7 @@ def false_accepts_per_hour(events: int, hours: float) -> FalseAcceptRate:
     if not (events >= 0 and hours > 0):
         raise ValueError(f"need events >= 0 in hours > 0, got {events} in {hours}")
     counts = np.arange(events + 1)
-    log_factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, events + 1)))])
+    log_factorials = np.cumsum(np.log(np.maximum(counts, 1)))
     # At twice the count plus ten the chance of so few events is far below 5 %.
     low, high = float(events), 2.0 * events + 10.0
     while high - low > 1e-9 * high:
