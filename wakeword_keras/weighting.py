@@ -1,0 +1,106 @@
+"""Where the loss comes from: what focal loss gives the hardest tenth, and each group's share.
+
+Measured on the training batches themselves, from logits that the step has computed anyway.
+"""
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from wakeword_keras.losses import focal_weight
+
+GROUPS = ("positive", "speech", "noise")  # the order of the group numbers in a batch
+_BINS = 512
+
+
+class LossWeighting(keras.metrics.Metric):
+    """Weight of the hardest tenth of an epoch's examples, and groups' shares of the loss.
+
+    An example's hardness is the probability that its logit gives to the wrong outcome; its weight
+    is what the loss multiplies its cross-entropy by, `hardness^gamma` (focal_weight). A histogram
+    over hardness holds what is needed to find the hardest tenth at the end of an epoch.
+
+    Args:
+      gamma: of the focal loss; 0 for cross-entropy.
+    """
+
+    def __init__(self, gamma: float) -> None:
+        super().__init__(name="weighting")
+        self._gamma = gamma
+        self._count = self.add_weight("count", (_BINS,), initializer="zeros")
+        self._weight = self.add_weight("weight", (_BINS,), initializer="zeros")
+        self._loss = self.add_weight("loss", (len(GROUPS),), initializer="zeros")
+
+    def update_state(
+        self,
+        y_true: tf.Tensor,
+        y_pred: tf.Tensor,
+        groups: tf.Tensor | None = None,
+        losses: tf.Tensor | None = None,
+    ) -> None:
+        """Add a batch: labels and logits [batch, wake_words], groups int32 and losses [batch]."""
+        hardness = tf.reshape(focal_weight(y_true, y_pred, 1.0), [-1])
+        weight = tf.reshape(focal_weight(y_true, y_pred, self._gamma), [-1])
+        bins = tf.cast(tf.minimum(hardness * _BINS, _BINS - 1), tf.int32)
+        self._count.assign_add(tf.math.unsorted_segment_sum(tf.ones_like(weight), bins, _BINS))
+        self._weight.assign_add(tf.math.unsorted_segment_sum(weight, bins, _BINS))
+        if groups is not None:
+            self._loss.assign_add(tf.math.unsorted_segment_sum(losses, groups, len(GROUPS)))
+
+    def result(self) -> dict[str, tf.Tensor]:
+        """hardest_tenth_weight, the same under cross-entropy, and share_<group> of the loss."""
+        tenth = tf.reduce_sum(self._count) / 10
+        harder = tf.cumsum(self._count, reverse=True, exclusive=True)
+        # The bin in which the tenth ends counts in part.
+        part = tf.clip_by_value(tf.math.divide_no_nan(tenth - harder, self._count), 0.0, 1.0)
+        hardest = tf.reduce_sum(part * self._weight) / tenth
+        rest = tf.reduce_sum((1 - part) * self._weight) / (9 * tenth)
+        total = tf.reduce_sum(self._loss)
+        shares = {
+            f"share_{group}": tf.math.divide_no_nan(self._loss[i], total)
+            for i, group in enumerate(GROUPS)
+        }
+        return {
+            "hardest_tenth_weight": tf.math.divide_no_nan(hardest, rest),
+            # Cross-entropy weighs every example with 1.
+            "hardest_tenth_weight_ce": tf.reduce_sum(part * self._count)
+            / tenth
+            / (tf.reduce_sum((1 - part) * self._count) / (9 * tenth)),
+            **shares,
+        }
+
+
+class MonitoredModel(keras.Model):
+    """A functional model that logs where its training loss comes from (LossWeighting).
+
+    Its batches are (features, labels, sample weights, groups), groups int32 [batch], numbers of
+    GROUPS. It shares its layers with the model it is made of, which stays the one to save:
+    `MonitoredModel(inputs=model.inputs, outputs=model.outputs)`.
+    """
+
+    def train_step(self, data: tuple) -> dict[str, tf.Tensor]:
+        """Keras' training step; the groups go to the metric."""
+        features, labels, weights, self._groups = data
+        return super().train_step((features, labels, weights))
+
+    def compute_metrics(self, x, y, y_pred, sample_weight) -> dict[str, tf.Tensor]:
+        """Keras' metrics, and the loss's weighting."""
+        losses = self.loss.call(y, y_pred) * sample_weight
+        self._weighting.update_state(y, y_pred, self._groups, losses)
+        return super().compute_metrics(x, y, y_pred, sample_weight) | self._weighting.result()
+
+    def compile(self, optimizer, loss, **kwargs) -> None:  # noqa: D102
+        super().compile(optimizer, loss, **kwargs)
+        self._weighting = LossWeighting(loss.gamma)
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """All metrics, so that Keras resets them at each epoch."""
+        return [*super().metrics, self._weighting]
+
+
+def ratio_of_hardest_tenth(hardness: np.ndarray, weight: np.ndarray) -> float:
+    """Mean weight of the hardest tenth over the mean of the rest, exactly (LossWeighting's oracle)."""
+    order = np.argsort(hardness)[::-1]
+    tenth = len(order) // 10
+    return float(weight[order[:tenth]].mean() / weight[order[tenth:]].mean())
