@@ -42,7 +42,7 @@ def define(config: type, prefix: str = "") -> None:
     help_texts = _attribute_help(config)
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
-        name = _flag_name(field.name, prefix)
+        name = flag_name(field.name, prefix)
         if name in flags.FLAGS or dataclasses.is_dataclass(hints[field.name]):
             continue
         _define_flag(name, hints[field.name], field.default, help_texts.get(field.name, ""))
@@ -53,12 +53,12 @@ def read(config: type[Config], prefix: str = "", **given: object) -> Config:
     values = {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         if field.name not in given:
-            value = flags.FLAGS[_flag_name(field.name, prefix)].value
+            value = flags.FLAGS[flag_name(field.name, prefix)].value
             values[field.name] = tuple(value) if isinstance(value, list) else value
     return config(**values, **given)
 
 
-def _flag_name(field: str, prefix: str) -> str:
+def flag_name(field: str, prefix: str) -> str:
     return field if field in SHARED else prefix + field
 
 

@@ -1,5 +1,7 @@
 """The flags of a run, and the RunConfig they describe."""
 
+import dataclasses
+
 from absl import flags
 
 from flags import config
@@ -57,3 +59,14 @@ def read() -> RunConfig:
     }
     corpus = config.read(CorpusConfig, wake_words=wake_words)
     return config.read(RunConfig, corpus=corpus, **parts)
+
+
+def replayable() -> str:
+    """Every flag of a run, one a line, for a flagfile that repeats it."""
+    names = [name for name in sorted(flags.FLAGS) if flags.FLAGS[name].value is not None]
+    ours = {
+        config.flag_name(field.name, PREFIXES.get(part, ""))
+        for part, dataclass in {"run": RunConfig, **PARTS}.items()
+        for field in dataclasses.fields(dataclass)
+    }
+    return "".join(f"{flags.FLAGS[name].serialize()}\n" for name in names if name in ours)

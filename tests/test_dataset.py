@@ -4,7 +4,7 @@ import soundfile
 
 from wakeword_keras import dataset
 from wakeword_keras.augmentation import AugmentConfig
-from wakeword_keras.corpus import NOISE, POSITIVE, SPEECH, CorpusConfig, read_corpus
+from wakeword_keras.corpus import GROUPS, NOISE, POSITIVE, SPEECH, CorpusConfig, read_corpus
 from wakeword_keras.features import FrontendConfig, compute
 
 FRONTEND = FrontendConfig()
@@ -101,7 +101,7 @@ def test_epochs_differ_and_batches_carry_labels_weights_and_groups(shards):
     assert (whole[0][0] != whole[steps][0]).any()
     for features, labels, weights, groups in whole:
         assert features.shape == (8, FRONTEND.num_frames(CLIP_MS * 16), 40)
-        assert (labels[:, 0] == (groups == dataset.GROUPS.index(POSITIVE))).all()
+        assert (labels[:, 0] == (groups == GROUPS.index(POSITIVE))).all()
         assert (weights == 1).all()
 
 

@@ -1,18 +1,22 @@
-"""The whole line: recordings or a phrase -> FP32 -> calibration -> QAT -> INT8 -> report -> bundle."""
+"""The whole line, from recordings or a phrase to an INT8 model, its report and a firmware bundle.
 
-from absl import app
+python -m tools.train --flagfile=flags/quickstart.flags
+Run again with the same flags, an interrupted run goes on where it was.
+"""
+
+from collections.abc import Sequence
 
 from flags import run_flags
-from tools.command import run_command
-from wakeword_keras import pipeline
+from tools import command
+from wakeword_keras import InputError, pipeline
 
 
-def main(argv: list[str]) -> None:
-    """Train what the flags describe and print the report's table."""
-    config = run_flags.read()
-    pipeline.write_flags(config.run_dir, run_flags.replayable())
-    pipeline.run(config)
+def main(arguments: Sequence[str]) -> None:
+    """Train what the flags describe."""
+    if arguments:
+        raise InputError(f"unexpected argument {arguments[0]!r}: flags begin with --")
+    pipeline.run(run_flags.read(), run_flags.replayable())
 
 
 if __name__ == "__main__":
-    app.run(lambda argv: run_command(main, argv))
+    command.run(main)

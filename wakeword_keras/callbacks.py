@@ -8,6 +8,7 @@ import csv
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ import tf_keras as keras
 from tqdm import tqdm
 
 from wakeword_keras import detection
-from wakeword_keras.weighting import GROUPS
+from wakeword_keras.corpus import GROUPS
+from wakeword_keras.errors import InputError
 
 COLUMNS = (
     "epoch",
@@ -37,7 +39,8 @@ class DetectionMetrics(keras.callbacks.Callback):
 
     Args:
       model: from features to logits, the one to judge (its weights as they are trained).
-      features: float32 [clips, frames, channels]; a memory map is read in batches.
+      features: arrays float32 [clips, frames, channels] of the same clips under different
+        conditions, all judged together; memory maps are read in batches.
       labels: float32 [clips, wake_words]; several wake words are averaged.
       loss: of logits, for val_loss.
       batch: clips a step.
@@ -46,7 +49,7 @@ class DetectionMetrics(keras.callbacks.Callback):
     def __init__(
         self,
         model: keras.Model,
-        features: np.ndarray,
+        features: Sequence[np.ndarray],
         labels: np.ndarray,
         loss: keras.losses.Loss,
         batch: int = 256,
@@ -54,22 +57,23 @@ class DetectionMetrics(keras.callbacks.Callback):
         super().__init__()
         self._predict = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
         self._features = features
-        self._labels = labels
+        self._labels = np.concatenate([labels] * len(features))
         self._loss = loss
         self._batch = batch
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Score the validation clips."""
-        starts = range(0, len(self._features), self._batch)
         logits = np.concatenate(
             [
-                self._predict(tf.constant(self._features[start : start + self._batch])).numpy()
-                for start in starts
+                self._predict(tf.constant(condition[start : start + self._batch])).numpy()
+                for condition in self._features
+                for start in range(0, len(condition), self._batch)
             ]
         )
         if not np.isfinite(logits).all():
-            raise FloatingPointError(
-                f"epoch {epoch + 1}: a logit is not finite: training diverged, lower --learning_rate"
+            raise InputError(
+                f"epoch {epoch + 1}: training diverged, a logit is not finite: "
+                "lower --learning_rate"
             )
         words = [
             (logits[:, word], self._labels[:, word]) for word in range(self._labels.shape[1])
@@ -142,15 +146,14 @@ class HistoryCsv(keras.callbacks.Callback):
 class KeepBest(keras.callbacks.Callback):
     """Keeps the weights of the best epoch in a file, and stops a training that no longer improves.
 
-    Best is the highest val_recall_at_fpr_0_01, ties broken by val_auc, then by the lower val_loss.
-    What was best before an interruption is read from the history.
+    Best is the highest val_auc, ties broken by the lower val_loss. What was best before an
+    interruption is read from the history.
 
     Args:
       path: `.weights.h5` file.
       model: whose weights to keep.
       history: the training's history, listed before this callback.
       patience: epochs without a better one before training stops.
-      first_epoch: epochs before this one do not compete.
     """
 
     def __init__(
@@ -159,18 +162,16 @@ class KeepBest(keras.callbacks.Callback):
         model: keras.Model,
         history: HistoryCsv,
         patience: int,
-        first_epoch: int = 0,
     ) -> None:
         super().__init__()
         self._path = Path(path)
         self._kept = model
         self._history = history
         self._patience = patience
-        self._first_epoch = first_epoch
 
     def best_epoch(self) -> int | None:
         """Number (from 1) of the best epoch so far, None before the first."""
-        rows = [row for row in self._history.rows() if row["epoch"] > self._first_epoch]
+        rows = self._history.rows()
         return int(max(rows, key=_merit)["epoch"]) if rows else None
 
     @property
@@ -193,8 +194,8 @@ class KeepBest(keras.callbacks.Callback):
         self._kept.load_weights(self._path)
 
 
-def _merit(row: dict[str, float]) -> tuple[float, float, float]:
-    return row["val_recall_at_fpr_0_01"], row["val_auc"], -row["val_loss"]
+def _merit(row: dict[str, float]) -> tuple[float, float]:
+    return row["val_auc"], -row["val_loss"]
 
 
 class Resume(keras.callbacks.Callback):

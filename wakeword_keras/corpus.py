@@ -34,7 +34,7 @@ from wakeword_keras.recordings import (
     list_recordings,
 )
 
-POSITIVE, SPEECH, NOISE = "positive", "speech", "noise"
+POSITIVE, SPEECH, NOISE = GROUPS = ("positive", "speech", "noise")
 
 _HASH_RANGE = 2**27 - 1
 _MS_PER_HOUR = 3_600_000

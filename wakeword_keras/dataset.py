@@ -20,10 +20,9 @@ from tqdm import tqdm
 
 from wakeword_keras import audio
 from wakeword_keras.augmentation import AugmentConfig, augment_waveform, batch_seed, spec_augment
-from wakeword_keras.corpus import NOISE, POSITIVE, SPEECH, Clip, Corpus
+from wakeword_keras.corpus import GROUPS, NOISE, Clip, Corpus
 from wakeword_keras.features import FrontendConfig, compute, graph_features
 
-GROUPS = (POSITIVE, SPEECH, NOISE)
 CONDITIONS = ("cold", "warm")
 CLIPS_PER_SHARD = 1024
 WARM_MS = 1000

@@ -27,6 +27,11 @@ from wakeword_keras.synthesis import SynthesisConfig, synthesize
 from wakeword_keras.training import LossConfig, TrainConfig
 
 STAGES = ("corpus", "fp32", "calibration", "qat", "export", "report", "firmware")
+TFLITE_FILES = {
+    "fp32_tflite": "model_fp32.tflite",
+    "int8_ptq": "model_int8_ptq.tflite",
+    "int8": "model_int8.tflite",
+}
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy", "pymicro-features")
 
 
@@ -168,7 +173,10 @@ def _corpus(run: Run, config: RunConfig) -> Shards:
 
 
 def _training_data(config: RunConfig, shards: Shards) -> training.TrainingData:
-    validation = dataset.split_features(shards, "validation", config.frontend)
+    validation = tuple(
+        dataset.split_features(shards, "validation", config.frontend, condition)
+        for condition in dataset.CONDITIONS
+    )
     return training.TrainingData(
         shards, validation, config.frontend, config.augment, config.data, config.seed
     )
@@ -255,13 +263,74 @@ def _export(
         return
     with run.stage("export"):
         dataset_fn = calibration_set.representative_dataset
-        files: dict[str, Callable[[], bytes]] = {
-            "model_fp32.tflite": lambda: tflite.float_model(fp32),
-            "model_int8_ptq.tflite": lambda: tflite.int8_model(fp32, dataset_fn),
-            "model_int8.tflite": lambda: tflite.int8_model(qat, dataset_fn),
+        converters: dict[str, Callable[[], bytes]] = {
+            "fp32_tflite": lambda: tflite.float_model(fp32),
+            "int8_ptq": lambda: tflite.int8_model(fp32, dataset_fn),
+            "int8": lambda: tflite.int8_model(qat, dataset_fn),
         }
-        for name, convert in files.items():
-            write_bytes(run.path("export", name), convert())
+        for name, convert in converters.items():
+            write_bytes(run.path("export", TFLITE_FILES[name]), convert())
+
+
+def _report(
+    run: Run, config: RunConfig, shards: Shards, fp32: keras.Model, qat: keras.Model
+) -> evaluation.EvaluationReport:
+    """Every runtime on the same clips; thresholds from validation, figures from test."""
+    with run.stage("report"):
+        scorers, facts = runtimes.open_tflite(
+            {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
+        )
+        for name, model in (("fp32", fp32), ("qat", qat)):
+            scorers[name] = runtimes.keras_scorer(model)
+            facts[name] = runtimes.keras_facts(model)
+
+        def scored(split: str, condition: str) -> evaluation.Scores:
+            return evaluation.score(_batches(shards, split, config.frontend, condition), scorers)
+
+        output = runtimes.output_affine(run.path("export", TFLITE_FILES["int8"]))
+        assert output is not None, "open_tflite has checked that the model is int8"
+        evaluated = evaluation.evaluate(
+            scored("validation", "cold"),
+            scored("test", "cold"),
+            scored("test", "warm"),
+            facts,
+            output.scale,
+            shards.wake_words,
+        )
+        report.write(evaluated, run.directory)
+        print(evaluation.console_table(evaluated), flush=True)
+    return evaluated
+
+
+def _batches(
+    shards: Shards, split: str, frontend: FrontendConfig, condition: str, batch: int = 256
+) -> Iterator[evaluation.ClipBatch]:
+    whole = dataset.split_features(shards, split, frontend, condition)
+    for start in range(0, len(whole.clips), batch):
+        clips = whole.clips[start : start + batch]
+        yield evaluation.ClipBatch(
+            tuple(clip.clip_id for clip in clips),
+            whole.targets[start : start + batch],
+            tuple(clip.group for clip in clips),
+            tuple(clip.speaker for clip in clips),
+            np.asarray(whole.features[start : start + batch]),
+        )
+
+
+def _firmware(run: Run, config: RunConfig, evaluated: evaluation.EvaluationReport) -> None:
+    with run.stage("firmware"):
+        firmware.write_bundle(
+            run.path("export", TFLITE_FILES["int8"]),
+            run.path("firmware"),
+            wake_words=evaluated.wake_words,
+            frontend=config.frontend,
+            clip_ms=config.corpus.clip_ms,
+            threshold_logit=evaluated.models["int8"].threshold,
+            hashes={
+                "corpus": run.record["data_sha256"],
+                "config": _hash(run.record["config"]),
+            },
+        )
 
 
 def write_json(path: Path, content: dict) -> None:

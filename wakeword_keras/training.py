@@ -14,6 +14,7 @@ from wakeword_keras.augmentation import AugmentConfig
 from wakeword_keras.errors import InputError
 from wakeword_keras.features import FrontendConfig
 from wakeword_keras.losses import FocalLoss, prior_bias
+from wakeword_keras.weighting import MonitoredModel
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class TrainingData:
     """Everything a stage trains and validates on."""
 
     shards: dataset.Shards
-    validation: dataset.SplitFeatures
+    validation: tuple[dataset.SplitFeatures, ...]
     frontend: FrontendConfig
     augment: AugmentConfig
     config: dataset.DataConfig
@@ -153,13 +154,15 @@ def fit(
     resume = callbacks.Resume(directory / "checkpoints", model, optimizer)
     first_epoch = resume.restore()
     history = callbacks.HistoryCsv(directory / "history.csv")
+    history.keep(first_epoch)
     keep_best = callbacks.KeepBest(
         directory / "best.weights.h5", model, history, patience=schedule.patience
     )
-    labels = data.validation.labels(len(data.shards.wake_words))
+    labels = data.validation[0].labels(len(data.shards.wake_words))
+    features = [condition.features for condition in data.validation]
     watchers = [
-        callbacks.DetectionMetrics(model, data.validation.features, labels, loss.build()),
-        callbacks.ProgressLine(schedule.epochs, steps),
+        callbacks.DetectionMetrics(model, features, labels, loss.build()),
+        callbacks.ProgressLine(schedule.epochs, steps, directory.name),
         history,
         keep_best,
         resume,
@@ -177,7 +180,7 @@ def fit(
             data.shards, data.frontend, data.augment, data.config, data.seed, start, end
         )
         outputs = model(model.inputs, training=False) if frozen else model.outputs
-        trainer = callbacks.MonitoredModel(inputs=model.inputs, outputs=outputs)
+        trainer = MonitoredModel(inputs=model.inputs, outputs=outputs)
         trainer.compile(optimizer, loss.build())
         trainer.fit(
             batches.map(weighed),

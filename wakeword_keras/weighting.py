@@ -3,13 +3,12 @@
 Measured on the training batches themselves, from logits that the step has computed anyway.
 """
 
-import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from wakeword_keras.corpus import GROUPS
 from wakeword_keras.losses import focal_weight
 
-GROUPS = ("positive", "speech", "noise")  # the order of the group numbers in a batch
 _BINS = 512
 
 
@@ -53,20 +52,17 @@ class LossWeighting(keras.metrics.Metric):
         harder = tf.cumsum(self._count, reverse=True, exclusive=True)
         # The bin in which the tenth ends counts in part.
         part = tf.clip_by_value(tf.math.divide_no_nan(tenth - harder, self._count), 0.0, 1.0)
-        hardest = tf.reduce_sum(part * self._weight) / tenth
-        rest = tf.reduce_sum((1 - part) * self._weight) / (9 * tenth)
+
+        def ratio(weight: tf.Tensor) -> tf.Tensor:
+            hardest, rest = tf.reduce_sum(part * weight), tf.reduce_sum((1 - part) * weight)
+            return tf.math.divide_no_nan(9 * hardest, rest)
+
         total = tf.reduce_sum(self._loss)
-        shares = {
-            f"share_{group}": tf.math.divide_no_nan(self._loss[i], total)
-            for i, group in enumerate(GROUPS)
-        }
+        shares = tf.unstack(tf.math.divide_no_nan(self._loss, total))
         return {
-            "hardest_tenth_weight": tf.math.divide_no_nan(hardest, rest),
-            # Cross-entropy weighs every example with 1.
-            "hardest_tenth_weight_ce": tf.reduce_sum(part * self._count)
-            / tenth
-            / (tf.reduce_sum((1 - part) * self._count) / (9 * tenth)),
-            **shares,
+            "hardest_tenth_weight": ratio(self._weight),
+            "hardest_tenth_weight_ce": ratio(self._count),  # cross-entropy weighs each with 1
+            **{f"share_{group}": share for group, share in zip(GROUPS, shares, strict=True)},
         }
 
 
@@ -97,10 +93,3 @@ class MonitoredModel(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         """All metrics, so that Keras resets them at each epoch."""
         return [*super().metrics, self._weighting]
-
-
-def ratio_of_hardest_tenth(hardness: np.ndarray, weight: np.ndarray) -> float:
-    """Mean weight of the hardest tenth over the mean of the rest, exactly (LossWeighting's oracle)."""
-    order = np.argsort(hardness)[::-1]
-    tenth = len(order) // 10
-    return float(weight[order[:tenth]].mean() / weight[order[tenth:]].mean())
