@@ -197,7 +197,7 @@ def test_front_end_constants_give_the_features_and_others_do_not(manifest, wrong
         front_end = {**front_end, key: changed}
     equal = np.mean(_tensorflow_features(audio, front_end) == ours)
     # TensorFlow's tables are in double precision, the device's are not: a few values differ.
-    assert equal > 0.999 if wrong is None else equal < 0.99, equal
+    assert equal > 0.999 if wrong is None else equal < 0.995, equal
 
 
 def test_compiled_c_array_is_the_model_aligned_to_16(bundle, tmp_path):
@@ -273,11 +273,11 @@ def test_model_of_another_input_range_is_refused(tmp_path):
 
 def test_float_input_or_a_file_that_is_no_model_is_refused(tmp_path):
     floating = _convert(tmp_path / "float.tflite", FRONTEND.input_affine.high, tf.float32)
-    with pytest.raises(InputError, match="not int8"):
+    with pytest.raises(InputError, match="both int8"):
         _write(floating, tmp_path / "firmware", threshold_logit=0.0)
     text = tmp_path / "text.tflite"
     text.write_text("no model at all")
-    with pytest.raises(InputError, match=r"not a \.tflite"):
+    with pytest.raises(InputError, match="not a TFLite model"):
         firmware.write_bundle(
             text,
             tmp_path / "firmware",

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 
+from wakeword_keras import runtimes
 from wakeword_keras.affine import INT8_MAX, INT8_MIN, Affine, dequantize
 from wakeword_keras.audio import SAMPLE_RATE_HZ
 from wakeword_keras.errors import InputError
@@ -75,8 +76,7 @@ def write_bundle(
     Raises:
       InputError: the model does not fit the other arguments, or cannot reach the threshold.
     """
-    blob = Path(model_path).read_bytes()
-    model = _describe(blob, model_path)
+    model = describe_model(model_path)
     frames = frontend.num_frames(clip_ms * SAMPLE_RATE_HZ // 1000)
     _check(model, frames, wake_words, frontend, model_path)
     manifest = {
@@ -89,6 +89,7 @@ def write_bundle(
         "hashes": dict(hashes),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
     }
+    blob = Path(model_path).read_bytes()
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)
@@ -129,6 +130,38 @@ def read_manifest(bundle_dir: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def frontend_of(manifest: Mapping[str, Any]) -> FrontendConfig:
+    """The front end that a manifest asks for."""
+    names = [field.name for field in dataclasses.fields(FrontendConfig)]
+    return FrontendConfig(**{name: manifest["front_end"][name] for name in names})
+
+
+def describe_model(path: str | Path) -> dict[str, Any]:
+    """What an int8 .tflite says of itself, for the manifest.
+
+    Args:
+      path: model with one int8 input and one int8 output.
+
+    Returns:
+      file, sha256, bytes, operators (names, sorted), input and output (shape, dtype, scale,
+      zero_point).
+
+    Raises:
+      InputError: the file is missing, no TFLite model, or not int8 in and out.
+    """
+    operators = sorted(set(runtimes.operators(path)))
+    blob = Path(path).read_bytes()
+    interpreter = Interpreter(model_content=blob)
+    return {
+        "file": MODEL_FILE,
+        "sha256": hashlib.sha256(blob).hexdigest(),
+        "bytes": len(blob),
+        "input": _tensor(interpreter.get_input_details(), path),
+        "output": _tensor(interpreter.get_output_details(), path),
+        "operators": operators,
+    }
+
+
 def int8_threshold(threshold_logit: float, output: Affine) -> int | None:
     """The int8 that decides as the logit does: `q >= int8` exactly when `logit >= threshold`.
 
@@ -163,36 +196,12 @@ def _front_end(frontend: FrontendConfig) -> dict[str, Any]:
     return description | (MICRO_CONSTANTS if frontend.kind == "micro" else {})
 
 
-def _describe(blob: bytes, path: str | Path) -> dict[str, Any]:
-    if not schema.Model.ModelBufferHasIdentifier(blob, 0):
-        raise InputError(f"{path} is not a .tflite model: give the exported int8 model")
-    graph = schema.Model.GetRootAsModel(blob, 0)
-    main = graph.Subgraphs(0)
-    if graph.SubgraphsLength() != 1 or main.InputsLength() != 1 or main.OutputsLength() != 1:
-        raise InputError(f"{path} must have one graph, one input and one output: export it again")
-    builtins = {code: name for name, code in vars(schema.BuiltinOperator).items()}
-    codes = [graph.OperatorCodes(i) for i in range(graph.OperatorCodesLength())]
-    used = {main.Operators(i).OpcodeIndex() for i in range(main.OperatorsLength())}
-    return {
-        "file": MODEL_FILE,
-        "sha256": hashlib.sha256(blob).hexdigest(),
-        "bytes": len(blob),
-        "input": _tensor(main.Tensors(main.Inputs(0)), path),
-        "output": _tensor(main.Tensors(main.Outputs(0)), path),
-        "operators": sorted(builtins[codes[i].BuiltinCode()] for i in used),
-    }
-
-
-def _tensor(tensor: Any, path: str | Path) -> dict[str, Any]:
-    quantization = tensor.Quantization()
-    if tensor.Type() != schema.TensorType.INT8 or not quantization.ScaleLength():
-        raise InputError(f"{path} has an input or output that is not int8: give the int8 model")
-    return {
-        "shape": [int(size) for size in tensor.ShapeAsNumpy()],
-        "dtype": "int8",
-        "scale": float(quantization.Scale(0)),
-        "zero_point": int(quantization.ZeroPoint(0)),
-    }
+def _tensor(details: list[dict[str, Any]], path: str | Path) -> dict[str, Any]:
+    if len(details) != 1 or details[0]["dtype"] != np.int8:
+        raise InputError(f"{path}: need one input and one output, both int8: give the int8 model")
+    scale, zero_point = details[0]["quantization"]
+    shape = [int(size) for size in details[0]["shape"]]
+    return {"shape": shape, "dtype": "int8", "scale": float(scale), "zero_point": int(zero_point)}
 
 
 def _check(
