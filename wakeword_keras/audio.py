@@ -71,6 +71,30 @@ def read(
     return _to_int16(mono)
 
 
+def read_blocks(path: str | os.PathLike[str]) -> Iterator[NDArray[np.int16]]:
+    """Read a file of any length as mono 16 kHz, block by block, in bounded memory.
+
+    Args:
+      path: audio file.
+
+    Yields:
+      int16 [samples], together exactly what `read` gives.
+
+    Raises:
+      InputError: the file is missing, cannot be decoded or holds no samples.
+    """
+    with _open(path) as file:
+        # No state and no delay at 16 kHz: the samples pass through.
+        resampler = soxr.ResampleStream(file.samplerate, SAMPLE_RATE_HZ, 1)
+        empty = True
+        while len(frames := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+            empty = False
+            yield _to_int16(resampler.resample_chunk(_mono(frames, path)))
+        if empty:
+            raise InputError(f"{path}: holds no samples; remove it or record it again")
+        yield _to_int16(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+
+
 def probe(path: str | os.PathLike[str]) -> AudioInfo:
     """What the header of a file says, without decoding it.
 
