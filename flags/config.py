@@ -59,6 +59,7 @@ def read(config: type[Config], prefix: str = "", **given: object) -> Config:
 
 
 def flag_name(field: str, prefix: str) -> str:
+    """The flag of a dataclass's field."""
     return field if field in SHARED else prefix + field
 
 
@@ -88,7 +89,9 @@ def _define_flag(name: str, hint, default, text: str) -> None:
 def _attribute_help(config: type) -> dict[str, str]:
     """Descriptions of a dataclass's fields, from its docstring's "Attributes:" section."""
     section = inspect.getdoc(config).partition("Attributes:\n")[2].partition("\n\n")[0]  # type: ignore[union-attr]
-    entries = re.findall(r"^(\w[\w, ]*): (.*?)(?=^\w[\w, ]*: |\Z)", textwrap.dedent(section), re.M | re.S)
+    entries = re.findall(
+        r"^(\w[\w, ]*): (.*?)(?=^\w[\w, ]*: |\Z)", textwrap.dedent(section), re.M | re.S
+    )
     return {
         name.strip(): re.sub(r"\s+", " ", text).strip()
         for names, text in entries

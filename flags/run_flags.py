@@ -1,6 +1,7 @@
 """The flags of a run, and the RunConfig they describe."""
 
 import dataclasses
+from typing import Any
 
 from absl import flags
 
@@ -52,7 +53,7 @@ def read() -> RunConfig:
         wake_words += (phrase_label(values.wake_phrase),)
     if not wake_words:
         raise InputError("--wake_words is missing: name the labels to detect, such as happy")
-    parts = {
+    parts: dict[str, Any] = {
         name: config.read(part, PREFIXES.get(name, ""))
         for name, part in PARTS.items()
         if name != "corpus"

@@ -45,5 +45,5 @@ def test_the_input_is_quantized_as_the_device_does_and_stays_so_in_training():
 def test_a_layer_without_quantization_is_named():
     inputs = layers.Input((4, 3))
     model = keras.Model(inputs, layers.LayerNormalization(name="odd_one")(inputs))
-    with pytest.raises(InputError, match="LayerNormalization|odd_one"):
+    with pytest.raises(InputError, match=r"LayerNormalization|odd_one"):
         scheme.quantize(model, INPUT)

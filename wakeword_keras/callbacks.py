@@ -75,9 +75,7 @@ class DetectionMetrics(keras.callbacks.Callback):
                 f"epoch {epoch + 1}: training diverged, a logit is not finite: "
                 "lower --learning_rate"
             )
-        words = [
-            (logits[:, word], self._labels[:, word]) for word in range(self._labels.shape[1])
-        ]
+        words = [(logits[:, word], self._labels[:, word]) for word in range(self._labels.shape[1])]
         auc = [detection.roc_auc(scores, labels) for scores, labels in words]
         recall = [
             detection.recall_at_false_positive_rate(scores, labels, 0.01)
@@ -104,7 +102,7 @@ class HistoryCsv(keras.callbacks.Callback):
         self._start = 0.0
 
     def rows(self) -> list[dict[str, float]]:
-        """What the file holds, one dictionary of numbers an epoch (nan where nothing was logged)."""
+        """The file's rows, each a dictionary of numbers; nan where nothing was logged."""
         if not self.path.exists():
             return []
         with self.path.open(newline="") as file:

@@ -141,9 +141,7 @@ def _check(gamma: float, alpha: float | None, label_smoothing: float) -> None:
         raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
 
 
-def _weighted(
-    labels: tf.Tensor, logits: tf.Tensor, gamma: float, alpha: float | None
-) -> tf.Tensor:
+def _weighted(labels: tf.Tensor, logits: tf.Tensor, gamma: float, alpha: float | None) -> tf.Tensor:
     if gamma == 0:
         losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
     else:

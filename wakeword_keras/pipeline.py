@@ -124,11 +124,12 @@ class Run:
         print(f"{number} {name}: {entry['seconds']:.0f} s", flush=True)
 
 
-def run(config: RunConfig) -> evaluation.EvaluationReport:
+def run(config: RunConfig, flagfile: str = "") -> evaluation.EvaluationReport:
     """Run every stage that is not done yet, from recordings or a phrase to a firmware bundle.
 
     Args:
       config: the run. Run again with the same one after an interruption, it goes on where it was.
+      flagfile: the command line's flags, kept as `run.flags` to repeat the run.
 
     Returns:
       The report that was written to `report/`.
@@ -138,6 +139,7 @@ def run(config: RunConfig) -> evaluation.EvaluationReport:
     """
     keras.utils.set_random_seed(config.seed)
     run = Run(config)
+    write_bytes(run.path("run.flags"), flagfile.encode())
     shards = _corpus(run, config)
     fp32 = _fp32(run, config, shards)
     calibration_set = _calibration_set(config, shards)

@@ -46,6 +46,11 @@ class LossWeighting(keras.metrics.Metric):
         if groups is not None:
             self._loss.assign_add(tf.math.unsorted_segment_sum(losses, groups, len(GROUPS)))
 
+    def reset_state(self) -> None:
+        """Start a new epoch."""
+        for variable in self.variables:
+            variable.assign(tf.zeros_like(variable))
+
     def result(self) -> dict[str, tf.Tensor]:
         """hardest_tenth_weight, the same under cross-entropy, and share_<group> of the loss."""
         tenth = tf.reduce_sum(self._count) / 10

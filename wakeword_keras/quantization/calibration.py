@@ -21,7 +21,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """The clips that calibration saw: float32 features [clips, frames, channels], and who they are."""
+    """The clips that calibration saw; features float32 [clips, frames, channels]."""
 
     features: NDArray[np.float32]
     clip_ids: tuple[str, ...]
@@ -42,9 +42,10 @@ class CalibrationSet:
 
 @dataclass(frozen=True)
 class ActivationRange:
-    """Range of one quantized activation, and the share of values outside it on the calibration set.
+    """Range of one quantized activation, and the share of values outside it.
 
-    `before` is what tfmot starts with, `after` what calibration measured (lowest and highest value).
+    `before` is what tfmot starts with, `after` the lowest and highest value on the calibration set,
+    on which both shares are counted.
     """
 
     layer: str

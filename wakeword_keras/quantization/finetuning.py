@@ -1,4 +1,4 @@
-"""The QAT stage: fine-tune with fake quantization until the INT8 model is as good as the FP32 one."""
+"""The QAT stage: fine-tune with fake quantization in place, so that INT8 is as good as FP32."""
 
 from dataclasses import dataclass
 from pathlib import Path
