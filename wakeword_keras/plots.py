@@ -14,13 +14,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 _INK, _RULE, _PAPER = "#2b2f36", "#cdd2da", "#f7f8fa"
 _BLUE, _ORANGE, _GREEN, _PURPLE, _RED = "#3b82f6", "#e08a1e", "#10a37f", "#a855f7", "#ef4444"
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
+    "axes.facecolor": "none",
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.spines.top": False,
@@ -80,9 +81,10 @@ def to_png(figure: Figure) -> bytes:
 def training_curve(
     title: str,
     epochs: NDArray[np.float64],
-    curves: Mapping[str, NDArray[np.float64]],
     qat_from: float | None,
+    curves: Mapping[str, NDArray[np.float64]],
     *,
+    log: bool = False,
     reference: tuple[str, float] | None = None,
 ) -> Figure:
     """Values by epoch, the QAT stage shaded.
@@ -90,8 +92,9 @@ def training_curve(
     Args:
       title: what is shown, with its unit.
       epochs: [epochs], FP32 and QAT counted through.
-      curves: [epochs] by name, NaN where there is no value.
       qat_from: first epoch of QAT; None without one.
+      curves: [epochs] by name, NaN where there is no value.
+      log: values on a log axis.
       reference: name and value of a horizontal line.
     """
     figure, axes = _figure(title)
@@ -102,21 +105,26 @@ def training_curve(
     if reference:
         name, value = reference
         axes.axhline(value, color=_INK, linestyle=(0, (4, 2)), linewidth=1.2, label=name)
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axes.legend()
     return figure
 
 
 @mpl.rc_context(_STYLE)
 def share_curve(
-    title: str, epochs: NDArray[np.float64], shares: NDArray[np.float64], qat_from: float | None
+    title: str, epochs: NDArray[np.float64], qat_from: float | None, shares: NDArray[np.float64]
 ) -> Figure:
     """A share near 1 (AUC, recall) by epoch, spaced by what is missing to 1.
 
     Args:
       title: what is shown.
       epochs: [epochs], FP32 and QAT counted through.
-      shares: [epochs] in [0, 1].
       qat_from: first epoch of QAT; None without one.
+      shares: [epochs] in [0, 1].
     """
     figure, axes = _figure(title)
     _by_epoch(axes, epochs, qat_from)
