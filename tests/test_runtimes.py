@@ -181,6 +181,21 @@ def test_wrong_files_are_one_line_that_names_them(files, features, tmp_path):
         runtimes.tflite_scorer(files["int8"], "turbo")
 
 
+def test_opened_files_are_what_their_names_say(files, features):
+    paths = {"fp32_tflite": files["fp32"], "int8_ptq": files["int8"], "int8": files["int8"]}
+    scorers, facts = runtimes.open_tflite(paths)
+    assert facts["fp32_tflite"].kernels == "xnnpack"
+    assert facts["int8"].kernels == "reference"
+    reference = runtimes.tflite_scorer(files["int8"], "reference")(features)
+    np.testing.assert_array_equal(scorers["int8"](features), reference)
+    with pytest.raises(InputError, match=r"fp32.tflite.*'int8'.*FLOAT32"):
+        runtimes.open_tflite({"int8": files["fp32"]})
+    with pytest.raises(InputError, match=r"int8.tflite.*'fp32_tflite'.*INT8"):
+        runtimes.open_tflite({"fp32_tflite": files["int8"]})
+    with pytest.raises(InputError, match="int4"):
+        runtimes.open_tflite({"int4": files["int8"]})
+
+
 def test_importing_runtimes_does_not_import_tensorflow():
     code = "import sys, wakeword_keras.runtimes; sys.exit('tensorflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -46,7 +46,7 @@ class Resamples(NamedTuple):
 
 
 class FalseAcceptRate(NamedTuple):
-    """False accepts per hour and the one-sided 95 % upper bound of the true rate."""
+    """False accepts per hour, as counted and as the one-sided 95 % upper bound of the true rate."""
 
     per_hour: float
     upper_95_per_hour: float
@@ -78,8 +78,7 @@ def _fired_counts(
 ) -> tuple[FloatArray, Float64s, Float64s]:
     """Distinct scores, highest first, and how many positives and negatives fire at each."""
     thresholds, group = np.unique(-scores, return_inverse=True)
-    positives = np.bincount(group, weights=labels)
-    negatives = np.bincount(group, weights=~labels)
+    positives, negatives = (np.bincount(group, weights=of) for of in (labels, ~labels))
     return -thresholds, np.cumsum(positives), np.cumsum(negatives)
 
 
@@ -127,25 +126,22 @@ def det_curve(scores: ArrayLike, labels: ArrayLike) -> DetCurve:
       ValueError: on degenerate input.
     """
     thresholds, positives, negatives = _fired_counts(*_checked(scores, labels))
-    return DetCurve(
-        np.concatenate([[0.0], negatives / negatives[-1]]),
-        np.concatenate([[1.0], 1.0 - positives / positives[-1]]),
-        np.concatenate([[np.inf], thresholds]).astype(np.float64),
-    )
+    false_positive_rate = np.append(0.0, negatives / negatives[-1])
+    miss_rate = np.append(1.0, 1.0 - positives / positives[-1])
+    return DetCurve(false_positive_rate, miss_rate, np.append(np.inf, thresholds))
 
 
 def recall_at_false_positive_rate(scores: ArrayLike, labels: ArrayLike, fpr: float) -> float:
     """Highest recall of any operating point whose false-positive rate is at most `fpr`.
 
-    Nothing is interpolated: tied scores fire together, so a tie that would cross the budget is
-    left out whole, and 0.0 comes out when even the highest score breaks it.
+    Nothing is interpolated: a tie that would cross the budget is left out whole.
 
     Args:
       scores, labels: float and 0/1 or bool, both [clips].
       fpr: allowed false-positive rate in [0, 1].
 
     Returns:
-      Recall in [0, 1].
+      Recall in [0, 1]; 0.0 when even the highest score breaks the budget.
 
     Raises:
       ValueError: on degenerate input.
@@ -157,8 +153,7 @@ def recall_at_false_positive_rate(scores: ArrayLike, labels: ArrayLike, fpr: flo
 def threshold_for_false_positive_rate(scores: ArrayLike, labels: ArrayLike, fpr: float) -> float:
     """Lowest threshold that keeps the measured false-positive rate at or under `fpr`.
 
-    It stands midway between the lowest score that fires and the next lower distinct score, so
-    that small shifts of the scores change no decision.
+    It stands midway to the next lower distinct score: small shifts of scores change no decision.
 
     Args:
       scores, labels: float and 0/1 or bool, both [clips].
@@ -210,7 +205,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
       (low, high) in [0, 1].
 
     Raises:
-      ValueError: if the counts are impossible.
+      ValueError: on impossible counts.
     """
     if not (trials > 0 and 0 <= successes <= trials):
         raise ValueError(f"need 0 <= successes <= trials > 0, got {successes} of {trials}")
@@ -236,8 +231,8 @@ def resample_speakers(speakers: Sequence[str], resamples: int = 1000, seed: int 
     names = [("speaker", s) if s else ("clip", str(i)) for i, s in enumerate(speakers)]
     index = {name: i for i, name in enumerate(dict.fromkeys(names))}
     units = np.array([index[name] for name in names], np.intp)
-    even = np.full(len(index), 1.0 / len(index))
-    draws = np.random.default_rng(seed).multinomial(len(index), even, size=resamples)
+    count = len(index)
+    draws = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples)
     return Resamples(units, draws.astype(np.float32))
 
 
@@ -312,8 +307,7 @@ def percentile_interval(values: ArrayLike) -> tuple[float, float]:
     Raises:
       ValueError: if every value is NaN.
     """
-    drawn = np.asarray(values, np.float64)
-    drawn = drawn[~np.isnan(drawn)]
+    drawn = np.asarray(values)[~np.isnan(values)]
     if not drawn.size:
         raise ValueError("no resample holds both positives and negatives")
     return float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))
@@ -351,8 +345,8 @@ def detections(
     A score that stays high fires again each time the refractory period is over.
 
     Args:
-      scores: float [steps], finite.
-      threshold: a step fires when score >= threshold.
+      scores: float [steps]; a step fires when score >= threshold.
+      threshold: in units of the scores.
       step_ms: time from one score to the next, > 0.
       refractory_ms: silence after an event, >= 0.
 
@@ -387,8 +381,7 @@ def false_accepts_per_hour(events: int, hours: float) -> FalseAcceptRate:
       events: false accepts counted, >= 0.
       hours: of negatives listened to, > 0.
 
-    Returns:
-      FalseAcceptRate, both numbers per hour.
+    Returns: FalseAcceptRate, both numbers per hour.
 
     Raises:
       ValueError: if the count is negative or there are no hours.

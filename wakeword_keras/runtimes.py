@@ -15,7 +15,7 @@ This module does not import TensorFlow unless a Keras model is scored.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,10 @@ KERNELS = {
     "optimized": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     "xnnpack": OpResolverType.AUTO,
 }
+# int8 is judged with the arithmetic nearest to the device's; float kernels agree to rounding.
+_TFLITE_KERNELS = {"fp32_tflite": "xnnpack", "int8_ptq": "reference", "int8": "reference"}
+_NOT_IN_INT8 = {"FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16"}
+_NOT_IN_FLOAT = {"INT4", "INT8", "UINT8", "INT16", "FLOAT16", "BFLOAT16"}
 _FILE_IDENTIFIER = b"TFL3"  # bytes 4 to 8 of a TFLite flatbuffer
 
 
@@ -174,6 +178,45 @@ def keras_facts(model: Any) -> ModelFacts:
       ModelFacts with kernels "keras".
     """
     return ModelFacts(4 * model.count_params(), None, "keras")
+
+
+def open_tflite(
+    paths: Mapping[str, str | os.PathLike],
+) -> tuple[dict[str, Scorer], dict[str, ModelFacts]]:
+    """Scorers and facts of the exported models, each file checked to be what its name says.
+
+    Args:
+      paths: .tflite files by model name: "fp32_tflite", "int8_ptq", "int8".
+
+    Returns:
+      Scorers and ModelFacts by model name. int8 is scored with the reference kernels, float with
+      XNNPACK; latencies are XNNPACK's.
+
+    Raises:
+      InputError: an unknown name; a file that is missing, no TFLite model or of the other kind.
+    """
+    scorers, facts = {}, {}
+    for name, path in paths.items():
+        if name not in _TFLITE_KERNELS:
+            raise InputError(f"unknown model {name!r}: one of {', '.join(_TFLITE_KERNELS)}")
+        _check_kind(name, path)
+        scorers[name] = tflite_scorer(path, _TFLITE_KERNELS[name])
+        facts[name] = tflite_facts(path, _TFLITE_KERNELS[name])
+    return scorers, facts
+
+
+def _check_kind(name: str, path: str | os.PathLike) -> None:
+    tensors = tensor_types(path)
+    kind, foreign = ("int8", _NOT_IN_INT8) if name.startswith("int8") else ("float", _NOT_IN_FLOAT)
+    for found in sorted(foreign & tensors.keys()):
+        count, example = len(tensors[found]), tensors[found][0]
+        raise InputError(
+            f"{path}: given as {name!r} but not fully {kind}: {count} {found} tensors "
+            f"such as {example!r}: are two files swapped?"
+        )
+    is_int8 = [affine(path) is not None for affine in (input_affine, output_affine)]
+    if is_int8 != [kind == "int8"] * 2:
+        raise InputError(f"{path}: given as {name!r} but input or output is not {kind}")
 
 
 def input_affine(path: str | os.PathLike) -> Affine | None:
