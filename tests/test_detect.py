@@ -218,7 +218,7 @@ def test_tool_prints_a_line_per_detection_and_a_closing_one(bundle, recording):
     assert 2.0 < float(seconds) < 2.5
     assert 0.73 < float(probability) <= 1.0
     assert closing.startswith("6 detections")
-    assert "2 files" in closing
+    assert closing.endswith("files: 2, hours: 0.007")
 
 
 @pytest.mark.parametrize(

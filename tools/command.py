@@ -1,6 +1,9 @@
 """What every tool shares: one clear line and exit code 1 on bad input, never a traceback."""
 
+import errno
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -14,20 +17,36 @@ def run(main: Callable[[Sequence[str]], object]) -> None:
 
     Args:
       main: takes the arguments that are not flags, without the program's name. An InputError it
-        raises, or one of a flag, is printed as one line on stderr and ends with exit code 1; an
-        interrupt ends with 130, as shells expect.
+        raises, one of a flag or a full disk is printed as one line on stderr and ends with exit
+        code 1; an interrupt ends with 130, as shells expect.
     """
+    code: int | str | None = 0
+    try:
+        app.run(lambda argv: _guarded(main, argv[1:]), flags_parser=_parse)
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: when training ends in an error, TensorFlow's input threads still call into
+    # Python, and an interpreter that shuts down under them waits for ever.
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
-    def guarded(argv: Sequence[str]) -> None:
-        try:
-            main(argv[1:])
-        except InputError as error:
-            _fail(error)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
 
-    app.run(guarded, flags_parser=_parse)
+def _guarded(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> None:
+    try:
+        main(arguments)
+    except InputError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(f"{error.filename or 'the output folder'}: the disk is full: free space, run again")
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -36,9 +55,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        _fail(error)
+        _fail(str(error))
 
 
-def _fail(error: Exception) -> NoReturn:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+def _fail(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(1)

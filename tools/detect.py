@@ -40,10 +40,8 @@ def main(files: Sequence[str]) -> None:
         for heard in streaming.detect_stream(blocks, detector, config):
             count += 1
             print(f"{path}  {heard.seconds:.2f}  {heard.wake_word}  {heard.probability:.4f}")
-    print(
-        f"{count} detections at {detector.threshold_probability:.4f} or more "
-        f"in {len(files)} files, {hours:.3f} h of audio"
-    )
+    threshold = f"{detector.threshold_probability:.6g}"
+    print(f"{count} detections at threshold {threshold}; files: {len(files)}, hours: {hours:.3f}")
 
 
 if __name__ == "__main__":

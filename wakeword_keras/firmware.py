@@ -278,7 +278,7 @@ def _readme(manifest: dict[str, Any]) -> str:
     _, frames, channels = model["input"]["shape"]
     to_int8 = front_end.get("feature_to_int8")
     quantized = (
-        f"as int8: `{to_int8}` with integer division"
+        f"as int8: `{to_int8}`, all integers, from the front end's uint16"
         if to_int8
         else "as int8: `round(feature / scale) + zero_point`, saturating"
     )
@@ -300,7 +300,7 @@ def _readme(manifest: dict[str, Any]) -> str:
 {words}
 
 The output with the largest value is heard if that value is at least **{threshold["int8"]}** \
-(logit {threshold["logit"]:.4f}, probability {threshold["probability"]:.4f}).
+(logit {threshold["logit"]:.4f}, probability {threshold["probability"]:.4g}).
 A logit is `scale * (value - zero_point)` with scale {model["output"]["scale"]:.9g} and zero point \
 {model["output"]["zero_point"]}; the model has no sigmoid inside.
 

@@ -21,6 +21,7 @@ _INK, _RULE, _PAPER = "#2b2f36", "#cdd2da", "#f7f8fa"
 _BLUE, _ORANGE, _GREEN, _PURPLE, _RED = "#3b82f6", "#e08a1e", "#10a37f", "#a855f7", "#ef4444"
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
+    "axes.facecolor": "none",
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.spines.top": False,
