@@ -4,29 +4,10 @@ TensorFlow writes a page about processors and missing GPUs straight to file desc
 imported and when it first lists devices. A person at a terminal would look for our line in it.
 """
 
-import os
-import sys
-import tempfile
+from wakeword_keras.quiet import quiet
 
-import wakeword_keras  # noqa: F401  (chooses Keras 2 before TensorFlow starts)
+with quiet():
+    import tensorflow as tf
 
-
-def _start_tensorflow_quietly() -> None:
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            import tensorflow as tf
-
-            tf.config.list_physical_devices()
-        except BaseException:
-            said.seek(0)
-            os.write(terminal, said.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-
-
-_start_tensorflow_quietly()
+    tf.config.list_physical_devices()
+tf.get_logger().setLevel("ERROR")

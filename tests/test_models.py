@@ -22,7 +22,7 @@ def test_the_mlperf_tiny_shape_has_its_parameter_count():
     # By hand: 10*4*64 + 4*(3*3*64 + 64*64) weights, 9 batch norms of 64 * (2 trained, 2 kept),
     # and 64*12 + 12. MLPerf Tiny's own count, 24,908, holds 9 * 64 convolution biases besides,
     # which a batch norm behind them makes redundant.
-    model = ds_cnn(49, 10, 12, first_stride=(2, 2))
+    model = ds_cnn(49, 10, 12, filters=64, first_stride=(2, 2))
     by_hand = 10 * 4 * 64 + 4 * (9 * 64 + 64 * 64) + 9 * 64 * 4 + 64 * 12 + 12
     assert model.count_params() == by_hand == 24_908 - 9 * 64
     assert model.get_layer("first").output_shape == (None, 25, 5, 64)

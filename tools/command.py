@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from wakeword_keras.errors import InputError
 
@@ -36,6 +36,7 @@ def run(main: Callable[[Sequence[str]], object]) -> None:
 
 
 def _guarded(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
     try:
         main(arguments)
     except InputError as error:

@@ -43,11 +43,11 @@ class AugmentConfig:
     """
 
     background_probability: float = 0.7
-    snr_low_db: float = 0.0
+    snr_low_db: float = 5.0
     snr_high_db: float = 30.0
-    gain_low_db: float = -12.0
+    gain_low_db: float = -10.0
     gain_high_db: float = 6.0
-    shift_ms: int = 100
+    shift_ms: int = 60
     reverberation_probability: float = 0.3
     warmup_ms: int = 500
     warmup_probability: float = 0.5

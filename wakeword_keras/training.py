@@ -62,8 +62,8 @@ class TrainConfig:
       prior_bias: start the last layer's bias at the positives' share (Lin et al. 2017, 4.1).
     """
 
-    epochs: int = 30
-    learning_rate: float = 2e-3
+    epochs: int = 36
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-3
     patience: int = 15
     prior_bias: bool = True

@@ -6,10 +6,13 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from wakeword_keras.quiet import quiet
+
 
 def float_model(model: keras.Model) -> bytes:
     """Convert a float Keras model to a float32 TFLite flatbuffer with batch 1."""
-    return _converter(model).convert()
+    with quiet():
+        return _converter(model).convert()
 
 
 def int8_model(
@@ -31,13 +34,20 @@ def int8_model(
     Raises:
       ValueError: the converter would have to leave an operation in float.
     """
-    converter = _converter(model)
+    with quiet():
+        return _quantizing(_converter(model), representative_dataset).convert()
+
+
+def _quantizing(
+    converter: tf.lite.TFLiteConverter,
+    representative_dataset: Callable[[], Iterable[list[np.ndarray]]],
+) -> tf.lite.TFLiteConverter:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = representative_dataset
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = tf.int8
     converter.inference_output_type = tf.int8
-    return converter.convert()
+    return converter
 
 
 def _converter(model: keras.Model) -> tf.lite.TFLiteConverter:
