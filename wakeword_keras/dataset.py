@@ -21,6 +21,7 @@ from tqdm import tqdm
 from wakeword_keras import audio
 from wakeword_keras.augmentation import AugmentConfig, augment_waveform, batch_seed, spec_augment
 from wakeword_keras.corpus import GROUPS, NOISE, Clip, Corpus
+from wakeword_keras.errors import InputError
 from wakeword_keras.features import FrontendConfig, compute, graph_features
 
 CONDITIONS = ("cold", "warm")
@@ -44,6 +45,11 @@ class DataConfig:
     batch: int = 128
     echo: int = 2
     shuffle: int = 2048
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "echo", "shuffle"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name}={getattr(self, name)}: must be at least 1")
 
 
 @dataclass(frozen=True)
