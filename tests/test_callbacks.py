@@ -135,7 +135,11 @@ def test_rows_of_epochs_trained_again_are_replaced(tmp_path):
     again.keep(2)
     assert [row["epoch"] for row in again.rows()] == [1, 2]
     play([again], model, [(1, logs_of(0.9)), (2, logs_of(0.8))])
-    assert [(row["epoch"], row["val_auc"]) for row in again.rows()] == [(1, 0.5), (2, 0.9), (3, 0.8)]
+    assert [(row["epoch"], row["val_auc"]) for row in again.rows()] == [
+        (1, 0.5),
+        (2, 0.9),
+        (3, 0.8),
+    ]
 
 
 def test_the_best_epochs_weights_come_back(tmp_path):

@@ -1,4 +1,5 @@
 import csv
+import itertools
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_statistics_and_ranges_follow_the_data_and_then_stand_still(snapshots):
 
 
 def test_kernels_learn_in_both_parts(snapshots):
-    for before, after in zip(snapshots, snapshots[1:], strict=False):
+    for before, after in itertools.pairwise(snapshots):
         assert moved(before, after, KERNELS) == set(named(before, KERNELS))
 
 
@@ -87,9 +88,7 @@ def test_the_input_keeps_the_range_of_the_device(qat, training_data, tmp_path):
     np.testing.assert_allclose(layer(wild, training=True), heard, atol=1e-4)
 
 
-def test_the_schedule_is_one_over_both_parts_and_each_epoch_has_a_row(
-    qat, training_data, tmp_path
-):
+def test_the_schedule_is_one_over_both_parts_and_each_epoch_has_a_row(qat, training_data, tmp_path):
     config = QatConfig(qat_epochs=4, qat_learning_rate=0.01)
     finetuning.finetune(qat, training_data, LossConfig(), config, tmp_path)
     with (tmp_path / "history.csv").open(newline="") as file:

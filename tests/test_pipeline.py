@@ -16,7 +16,6 @@ from absl import flags
 from absl.testing import flagsaver
 from conftest import write_recordings
 
-from flags import run_flags
 from tools import command, train
 from wakeword_keras import callbacks, dataset, pipeline, runtimes
 from wakeword_keras.quantization import scheme
@@ -214,16 +213,10 @@ def test_the_exported_model_is_the_qat_model(finished, qat_model, test_features)
 def test_the_exported_weights_are_the_qat_models_rounded(finished, qat_model):
     """The first kernel, folded with its batch norm and divided by its scales, to the bit."""
     named = {v.name.removesuffix(":0"): v.numpy() for v in qat_model.weights}
-
-    def of(layer, name):
-        found = [v for key, v in named.items() if layer in key and key.endswith(name)]
-        assert len(found) == 1, (layer, name, sorted(named))
-        return found[0]
-
-    kernel, gamma = of("quant_first/", "kernel"), of("quant_first_norm/", "gamma")
+    kernel, gamma = named["first/kernel"], named["first_norm/gamma"]
     # Rounding is of the plain kernel; folding a positive factor per channel scales its step alone.
-    limit = np.abs(kernel).max(axis=(0, 1, 2))
-    expected = np.round(kernel / (limit / 127)) * np.sign(gamma)
+    limit = next(value for name, value in named.items() if name.endswith("first/kernel_max"))
+    expected = np.clip(np.round(kernel / (limit / 127)), -127, 127) * np.sign(gamma)
     interpreter = runtimes._open(finished / "export" / "model_int8.tflite", "reference")
     shape = (kernel.shape[3], *kernel.shape[:2], kernel.shape[2])
     stored = [
@@ -432,9 +425,9 @@ def test_a_bad_recording_can_be_skipped_and_is_counted(
         tool(f"--data_dir={recordings}", "--wake_words=yes", "--skip_bad_audio", "--clip_ms=500")
     corpus = read(tmp_path / "run" / "corpus.json")
     assert corpus["splits"]["train"]["labels"]["no"]["clips"] == 11
-    assert any(
-        "train-no-3.wav" in message and "1" in message for message in corpus["messages"]
-    ), corpus["messages"]
+    assert any("train-no-3.wav" in message and "1" in message for message in corpus["messages"]), (
+        corpus["messages"]
+    )
     assert "train-no-3.wav" in capsys.readouterr().out
 
 
@@ -460,5 +453,3 @@ def test_bad_input_through_a_process_is_one_line_without_a_traceback(tmp_path):
         f"--data_dir={tmp_path / 'nowhere'}", "--wake_words=yes", f"--run_dir={tmp_path / 'run'}"
     )
     refused((done.returncode, done.stderr), tmp_path / "nowhere")
-
-

@@ -107,7 +107,7 @@ def test_the_rate_warms_up_over_an_epoch_and_falls_to_zero(whole):
 
 
 def test_the_seed_decides_the_training(whole, training_data, tmp_path):
-    start, finished, _ = whole
+    start = whole[0]
     other = copy_of(start)
     config = replace(CONFIG, epochs=1)
     training.train(other, replace(training_data, seed=2), LossConfig(), config, tmp_path / "other")
@@ -184,9 +184,7 @@ def test_class_weights_reach_the_loss(tiny_model, training_data, tmp_path):
     for class_weights in (False, True):
         directory = tmp_path / str(class_weights)
         loss = LossConfig(gamma=0.0, class_weights=class_weights)
-        training.train(
-            copy_of(tiny_model), training_data, loss, TrainConfig(epochs=1), directory
-        )
+        training.train(copy_of(tiny_model), training_data, loss, TrainConfig(epochs=1), directory)
         shares[class_weights] = float(epochs_in(directory)[0]["share_positive"])
     assert shares[True] > shares[False] + 0.02
 
