@@ -8,13 +8,12 @@ from collections.abc import Sequence
 
 from flags import run_flags
 from tools import command
-from wakeword_keras import InputError, pipeline
+from wakeword_keras import pipeline
 
 
 def main(arguments: Sequence[str]) -> None:
     """Train what the flags describe."""
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}: flags begin with --")
+    command.refuse_arguments(arguments)
     pipeline.run(run_flags.read(), run_flags.replayable())
 
 

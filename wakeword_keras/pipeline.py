@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -17,7 +17,7 @@ import tf_keras as keras
 
 from wakeword_keras import dataset, evaluation, firmware, models, report, runtimes, training
 from wakeword_keras.augmentation import AugmentConfig
-from wakeword_keras.corpus import CorpusConfig, read_corpus
+from wakeword_keras.corpus import Corpus, CorpusConfig, read_corpus
 from wakeword_keras.dataset import DataConfig, Shards
 from wakeword_keras.errors import InputError
 from wakeword_keras.export import tflite
@@ -43,6 +43,7 @@ class RunConfig:
       run_dir: where everything of this run is written; the same directory resumes it.
       data_dir: folders of recordings, `<label>/<clips>` or with a manifest.csv; several are joined.
       wake_phrase: synthesise a corpus for this phrase, alone or in addition to data_dir.
+      impulse_response_dir: folder of room impulse responses, for reverberation in training.
       cache_dir: decoded clips and features, shared by runs on the same recordings.
       model: architecture.
       calibration_clips: training clips whose activations set the ranges of quantization.
@@ -52,6 +53,7 @@ class RunConfig:
     run_dir: str = "runs/wakeword"
     data_dir: tuple[str, ...] = ()
     wake_phrase: str = ""
+    impulse_response_dir: str = ""
     cache_dir: str = "runs/cache"
     model: str = "ds_cnn"
     calibration_clips: int = 512
@@ -124,30 +126,32 @@ class Run:
         print(f"{number} {name}: {entry['seconds']:.0f} s", flush=True)
 
 
-def run(config: RunConfig, flagfile: str = "") -> evaluation.EvaluationReport:
+def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> None:
     """Run every stage that is not done yet, from recordings or a phrase to a firmware bundle.
 
     Args:
       config: the run. Run again with the same one after an interruption, it goes on where it was.
       flagfile: the command line's flags, kept as `run.flags` to repeat the run.
-
-    Returns:
-      The report that was written to `report/`.
+      again: stages to do again although they are done.
 
     Raises:
       InputError: something given is wrong: the message names it and the mend.
     """
     keras.utils.set_random_seed(config.seed)
     run = Run(config)
-    write_bytes(run.path("run.flags"), flagfile.encode())
+    for stage in again:
+        run.record["stages"].pop(stage, None)
+    if flagfile:
+        write_bytes(run.path("run.flags"), flagfile.encode())
     shards = _corpus(run, config)
     fp32 = _fp32(run, config, shards)
     calibration_set = _calibration_set(config, shards)
     qat = _qat(run, config, shards, fp32, calibration_set)
     _export(run, fp32, qat, calibration_set)
-    evaluated = _report(run, config, shards, fp32, qat)
-    _firmware(run, config, evaluated)
-    return evaluated
+    if not (run.done("report") and run.done("firmware")):
+        evaluated = _report(run, config, shards, fp32, qat)
+        _firmware(run, config, evaluated)
+    print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
 
 
 def _corpus(run: Run, config: RunConfig) -> Shards:
@@ -155,23 +159,28 @@ def _corpus(run: Run, config: RunConfig) -> Shards:
     if run.done("corpus") and (shards := dataset.open_shards(run.record["shards"])):
         return shards
     with run.stage("corpus"):
-        folders = list(config.data_dir)
-        if config.wake_phrase:
-            key = _hash([config.wake_phrase, asdict(config.synthesis)])[:16]
-            folders.append(f"{config.cache_dir}/speech-{key}")
-            synthesize(config.wake_phrase, folders[-1], config.synthesis)
-        corpus = read_corpus(folders, config.corpus)
+        corpus = gather_corpus(config)
         for message in corpus.messages:
             print(message, flush=True)
         if run.record.setdefault("data_sha256", corpus.sha256) != corpus.sha256:
             raise InputError(
-                f"the recordings in {', '.join(folders)} are not those that {config.run_dir} was "
-                "made from: put them back, or give another --run_dir"
+                f"the recordings are not those that {config.run_dir} was made from: "
+                "put them back, or give another --run_dir"
             )
         write_json(run.path("corpus.json"), corpus.summary() | {"sha256": corpus.sha256})
         shards = dataset.write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
         run.record["shards"] = str(shards.directory)
         return shards
+
+
+def gather_corpus(config: RunConfig) -> Corpus:
+    """The clips of a run: its recordings, and speech synthesised for its phrase."""
+    folders = list(config.data_dir)
+    if config.wake_phrase:
+        key = _hash([config.wake_phrase, asdict(config.synthesis)])[:16]
+        folders.append(f"{config.cache_dir}/speech-{key}")
+        synthesize(config.wake_phrase, folders[-1], config.synthesis)
+    return read_corpus(folders, config.corpus)
 
 
 def _training_data(config: RunConfig, shards: Shards) -> training.TrainingData:
@@ -180,7 +189,13 @@ def _training_data(config: RunConfig, shards: Shards) -> training.TrainingData:
         for condition in dataset.CONDITIONS
     )
     return training.TrainingData(
-        shards, validation, config.frontend, config.augment, config.data, config.seed
+        shards,
+        validation,
+        config.frontend,
+        config.augment,
+        config.data,
+        config.seed,
+        dataset.read_impulse_responses(config.impulse_response_dir),
     )
 
 

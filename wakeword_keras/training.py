@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from numpy.typing import NDArray
 
 from wakeword_keras import callbacks, dataset
 from wakeword_keras.augmentation import AugmentConfig
@@ -79,6 +80,7 @@ class TrainingData:
     augment: AugmentConfig
     config: dataset.DataConfig
     seed: int
+    impulse_responses: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,14 @@ def fit(
         if start >= end or keep_best.exhausted:
             continue
         batches = dataset.training_batches(
-            data.shards, data.frontend, data.augment, data.config, data.seed, start, end
+            data.shards,
+            data.frontend,
+            data.augment,
+            data.config,
+            data.seed,
+            start,
+            end,
+            data.impulse_responses,
         )
         outputs = model(model.inputs, training=False) if frozen else model.outputs
         trainer = MonitoredModel(inputs=model.inputs, outputs=outputs)
