@@ -280,7 +280,7 @@ class ProgressLine(keras.callbacks.Callback):
 def _described(logs: dict[str, float]) -> str:
     parts = [f"loss {logs['loss']:.4f}"]
     if "val_auc" in logs:
-        parts.append(f"val AUC {logs['val_auc']:.4f}")
+        parts.append(f"val AUC {logs['val_auc']:.5f}")
         parts.append(f"recall at 1 % FPR {logs['val_recall_at_fpr_0_01']:.3f}")
     if "hardest_tenth_weight" in logs:
         parts.append(f"hardest tenth weighs {logs['hardest_tenth_weight']:.1f}x")
