@@ -50,8 +50,10 @@ def quantize(real: ArrayLike, affine: Affine) -> NDArray[np.int8]:
       int8 array of the same shape.
     """
     steps = np.asarray(real, np.float32) / np.float32(affine.scale)
-    # np.round is half-to-even; TFLite rounds half away from zero.
-    rounded = np.trunc(steps + np.copysign(np.float32(0.5), steps)) + affine.zero_point
+    # np.round is half-to-even; TFLite rounds half away from zero. In float64, because the float32
+    # just below a tie would become the tie when 0.5 is added.
+    wide = steps.astype(np.float64)
+    rounded = np.trunc(wide + np.copysign(0.5, wide)) + affine.zero_point
     return np.clip(rounded, INT8_MIN, INT8_MAX).astype(np.int8)
 
 

@@ -9,20 +9,20 @@ def ds_cnn(
     channels: int,
     wake_words: int,
     *,
-    filters: int = 64,
+    filters: int = 96,
     blocks: int = 4,
     first_kernel: tuple[int, int] = (10, 4),
     first_stride: tuple[int, int] = (4, 4),
 ) -> keras.Model:
-    """A strided convolution, then `blocks` depthwise-separable ones, average pooling, one logit each.
+    """A strided convolution, `blocks` depthwise-separable ones, average pooling, logits.
 
-    `filters=64, blocks=4, first_stride=(2, 2)` on a 49x10 input is the MLPerf Tiny keyword-spotting
-    network. Its first stride is (4, 4) here because our input is 98x40: the same time resolution.
+    `filters=64, first_stride=(2, 2)` on a 49x10 input is the MLPerf Tiny keyword-spotting network.
+    The first stride is (4, 4) by default because our input is 98x40: the same time resolution.
 
     Args:
       frames, channels: shape of the feature input, [batch, frames, channels].
       wake_words: number of logits.
-      filters: width of every layer; 64 (S), 172 (M) or 276 (L) in the paper.
+      filters: width of every layer; the paper has 64 (S), 172 (M) and 276 (L).
       blocks: depthwise-separable blocks after the first convolution.
       first_kernel, first_stride: (time, frequency) of the first convolution.
 

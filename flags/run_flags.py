@@ -1,0 +1,92 @@
+"""The flags of a run, and the RunConfig they describe."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from flags import config
+from wakeword_keras import models
+from wakeword_keras.augmentation import AugmentConfig
+from wakeword_keras.corpus import CorpusConfig
+from wakeword_keras.dataset import DataConfig
+from wakeword_keras.errors import InputError
+from wakeword_keras.features import FrontendConfig
+from wakeword_keras.pipeline import RunConfig
+from wakeword_keras.quantization.finetuning import QatConfig
+from wakeword_keras.script import phrase_label
+from wakeword_keras.synthesis import SynthesisConfig
+from wakeword_keras.training import LossConfig, TrainConfig
+
+PARTS = {
+    "corpus": CorpusConfig,
+    "synthesis": SynthesisConfig,
+    "frontend": FrontendConfig,
+    "augment": AugmentConfig,
+    "data": DataConfig,
+    "loss": LossConfig,
+    "train": TrainConfig,
+    "qat": QatConfig,
+}
+
+PREFIXES = {"synthesis": "synthetic_", "frontend": "frontend_"}
+
+config.define(RunConfig)
+for _name, _part in PARTS.items():
+    config.define(_part, PREFIXES.get(_name, ""))
+flags.register_validator(
+    "model", lambda name: name in models.ARCHITECTURES, f"one of {', '.join(models.ARCHITECTURES)}"
+)
+
+
+def read() -> RunConfig:
+    """The run that the command line describes.
+
+    Raises:
+      InputError: neither recordings nor a phrase are given, or a value is out of range.
+    """
+    values = flags.FLAGS
+    if not values.data_dir and not values.wake_phrase:
+        raise InputError("nothing to train on: give --data_dir, or --wake_phrase to synthesise one")
+    wake_words = tuple(values.wake_words)
+    if values.wake_phrase and phrase_label(values.wake_phrase) not in wake_words:
+        wake_words += (phrase_label(values.wake_phrase),)
+    if not wake_words:
+        raise InputError("--wake_words is missing: name the labels to detect, such as happy")
+    parts: dict[str, Any] = {
+        name: config.read(part, PREFIXES.get(name, ""))
+        for name, part in PARTS.items()
+        if name != "corpus"
+    }
+    corpus = config.read(CorpusConfig, wake_words=wake_words)
+    return config.read(RunConfig, corpus=corpus, **parts)
+
+
+def of_run() -> RunConfig:
+    """The run that --run_dir holds, from its run.flags; --cache_dir may be given anew.
+
+    Raises:
+      InputError: there is no run.
+    """
+    values = flags.FLAGS
+    path = Path(values.run_dir, "run.flags")
+    if not path.is_file():
+        raise InputError(f"--run_dir={values.run_dir} holds no run: {path} is missing")
+    given = {name: values[name].value for name in ("run_dir", "cache_dir") if values[name].present}
+    values([sys.argv[0], f"--flagfile={path}"])
+    for name, value in given.items():
+        values[name].value = value
+    return read()
+
+
+def replayable() -> str:
+    """Every flag of a run, one a line, for a flagfile that repeats it."""
+    names = [name for name in sorted(flags.FLAGS) if flags.FLAGS[name].value is not None]
+    ours = {
+        config.flag_name(field.name, PREFIXES.get(part, ""))
+        for part, dataclass in {"run": RunConfig, **PARTS}.items()
+        for field in dataclasses.fields(dataclass)
+    }
+    return "".join(f"{flags.FLAGS[name].serialize()}\n" for name in names if name in ours)

@@ -1,0 +1,70 @@
+"""What every tool shares: one clear line and exit code 1 on bad input, never a traceback."""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+from wakeword_keras.errors import InputError
+
+
+def run(main: Callable[[Sequence[str]], object]) -> None:
+    """Parse the flags and run a tool; does not return.
+
+    Args:
+      main: takes the arguments that are not flags, without the program's name. An InputError it
+        raises, one of a flag or a full disk is printed as one line on stderr and ends with exit
+        code 1; an interrupt ends with 130, as shells expect.
+    """
+    code: int | str | None = 0
+    try:
+        app.run(lambda argv: _guarded(main, argv[1:]), flags_parser=_parse)
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: when training ends in an error, TensorFlow's input threads still call into
+    # Python, and an interpreter that shuts down under them waits for ever.
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def refuse_arguments(arguments: Sequence[str]) -> None:
+    """Raise InputError for anything on the command line that is not a flag."""
+    if arguments:
+        raise InputError(f"unexpected argument {arguments[0]!r}: flags begin with --")
+
+
+def _guarded(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
+    try:
+        main(arguments)
+    except InputError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(f"{error.filename or 'the output folder'}: the disk is full: free space, run again")
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    # absl's own parser prints the same error over three lines.
+    app.define_help_flags()
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(1)

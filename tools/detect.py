@@ -1,0 +1,48 @@
+"""Print the wake words that the INT8 model hears in audio files of any length.
+
+python -m tools.detect --model=runs/happy/firmware recording.wav ...
+prints a line per detection: file, seconds, wake word, probability.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+from tqdm import tqdm
+
+from tools import command
+from wakeword_keras import InputError, audio, streaming
+
+_DEFAULT = streaming.StreamConfig()
+_MODEL = flags.DEFINE_string("model", None, "firmware folder of a run, or an int8 .tflite file")
+_THRESHOLD = flags.DEFINE_float(
+    "threshold_probability",
+    None,
+    "a wake word is heard from here on; the bundle's own if not given",
+)
+_STRIDE = flags.DEFINE_integer("stride_ms", _DEFAULT.stride_ms, "time between two scores")
+_AVERAGE = flags.DEFINE_integer("average_ms", _DEFAULT.average_ms, "scores are averaged over this")
+_REFRACTORY = flags.DEFINE_integer(
+    "refractory_ms", _DEFAULT.refractory_ms, "silence after a detection"
+)
+flags.mark_flag_as_required("model")
+
+
+def main(files: Sequence[str]) -> None:
+    """Print the detections of each file and a closing line."""
+    if not files:
+        raise InputError("no audio file given: name at least one after the flags")
+    detector = streaming.load_detector(_MODEL.value, _THRESHOLD.value)
+    config = streaming.StreamConfig(_STRIDE.value, _AVERAGE.value, _REFRACTORY.value)
+    count, hours = 0, 0.0
+    for path in files:
+        hours += audio.probe(path).seconds / 3600
+        blocks = tqdm(audio.read_blocks(path), desc=path, unit="block", disable=None, leave=False)
+        for heard in streaming.detect_stream(blocks, detector, config):
+            count += 1
+            print(f"{path}  {heard.seconds:.2f}  {heard.wake_word}  {heard.probability:.4f}")
+    threshold = f"{detector.threshold_probability:.6g}"
+    print(f"{count} detections at threshold {threshold}; files: {len(files)}, hours: {hours:.3f}")
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,197 @@
+"""Audio files in and out: everything inside the package is mono, 16 kHz, int16.
+
+Reading takes whatever libsndfile reads (wav, flac, ogg, opus, mp3), any rate and any number of
+channels. Samples are scaled by 32768, so that 16 kHz mono 16 bit audio passes through bit for bit;
+everything else is averaged over its channels, resampled by soxr ("HQ") and rounded, saturating.
+
+Known limit, of libsndfile: an mp3 of variable bit rate without a Xing header has a guessed length.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from wakeword_keras.errors import InputError
+
+SAMPLE_RATE_HZ = 16_000
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+
+_WRITABLE = (".wav", ".flac", ".ogg", ".mp3")
+_FULL_SCALE = np.float32(32768)
+_BLOCK_FRAMES = 1 << 18
+# What libsndfile says of a flac written to a pipe is 2^63 - 1 frames; this is 8 days at 48 kHz.
+_ENDLESS_FRAMES = 1 << 35
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """Length in seconds, sample rate in Hz and channels of a file as it is stored."""
+
+    seconds: float
+    sample_rate_hz: int
+    channels: int
+
+
+def read(
+    path: str | os.PathLike[str], start_s: float = 0.0, duration_s: float | None = None
+) -> NDArray[np.int16]:
+    """Read a file, or a piece of it, as mono 16 kHz.
+
+    Args:
+      path: audio file.
+      start_s: where the piece begins, in seconds from the start of the file, >= 0.
+      duration_s: length of the piece in seconds; None for all that follows `start_s`.
+
+    Returns:
+      int16 [samples], round(seconds * 16000) samples of what the file holds of the piece.
+
+    Raises:
+      InputError: the file is missing, cannot be decoded, or holds nothing at `start_s`.
+    """
+    with _open(path) as file:
+        rate_hz = file.samplerate
+        start = round(start_s * rate_hz)
+        if start >= file.frames:
+            raise InputError(
+                f"{path}: holds no samples at {start_s:g} s: it is {file.frames / rate_hz:g} s long"
+            )
+        file.seek(start)
+        frames = -1 if duration_s is None else round(duration_s * rate_hz)
+        mono = _mono(file.read(frames, dtype="float32", always_2d=True), path)
+    if rate_hz != SAMPLE_RATE_HZ:
+        mono = soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ)
+    return _to_int16(mono)
+
+
+def read_blocks(path: str | os.PathLike[str]) -> Iterator[NDArray[np.int16]]:
+    """Read a file of any length as mono 16 kHz, block by block, in bounded memory.
+
+    Args:
+      path: audio file.
+
+    Yields:
+      int16 [samples], together exactly what `read` gives.
+
+    Raises:
+      InputError: the file is missing, cannot be decoded or holds no samples.
+    """
+    with _open(path) as file:
+        # No state and no delay at 16 kHz: the samples pass through.
+        resampler = soxr.ResampleStream(file.samplerate, SAMPLE_RATE_HZ, 1)
+        empty = True
+        while len(frames := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+            empty = False
+            yield _to_int16(resampler.resample_chunk(_mono(frames, path)))
+        if empty:
+            raise InputError(f"{path}: holds no samples; remove it or record it again")
+        yield _to_int16(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+
+
+def probe(path: str | os.PathLike[str]) -> AudioInfo:
+    """What the header of a file says, without decoding it.
+
+    Args:
+      path: audio file.
+
+    Raises:
+      InputError: the file is missing or is not audio.
+    """
+    with _open(path) as file:
+        return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
+
+
+def fingerprint(path: str | os.PathLike[str]) -> tuple[AudioInfo, str]:
+    """Decode a whole file once, in bounded memory: proves that it is sound, and says what it holds.
+
+    Args:
+      path: audio file.
+
+    Returns:
+      (info, sha256): info with the length that was really decoded, and the hexadecimal SHA-256 of
+      the sample rate and the mono int16 samples. Lossless copies in other containers hash equal.
+
+    Raises:
+      InputError: the file is missing, corrupt, cut short or holds no samples.
+    """
+    digest = hashlib.sha256()
+    frames = 0
+    with _open(path) as file:
+        rate_hz, promised, channels = file.samplerate, file.frames, file.channels
+        digest.update(rate_hz.to_bytes(4, "little"))
+        while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+            frames += len(block)
+            digest.update(_to_int16(_mono(block, path)).astype("<i2", copy=False).data)
+    if frames == 0:
+        raise InputError(f"{path}: holds no samples; remove it or record it again")
+    if frames < promised:
+        raise InputError(
+            f"{path}: cut short, only {frames} of {promised} frames decode; "
+            "remove it or convert it again"
+        )
+    return AudioInfo(frames / rate_hz, rate_hz, channels), digest.hexdigest()
+
+
+def write(path: str | os.PathLike[str], audio: NDArray[np.int16]) -> None:
+    """Write mono 16 kHz audio, atomically; the suffix chooses the format.
+
+    Args:
+      path: target, ending in .wav or .flac (16 bit, lossless), .ogg (Vorbis) or .mp3.
+      audio: int16 [samples].
+
+    Raises:
+      InputError: the suffix is none of these.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in _WRITABLE:
+        raise InputError(f"{path}: cannot write this suffix; use one of {', '.join(_WRITABLE)}")
+    if audio.dtype != np.int16 or audio.ndim != 1:
+        raise ValueError(f"audio must be int16 [samples], got {audio.dtype} {audio.shape}")
+    unfinished = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    try:
+        with soundfile.SoundFile(unfinished, "w", SAMPLE_RATE_HZ, 1) as file:
+            # In blocks: libsndfile 1.2.2 overflows its stack on one long write of Vorbis.
+            for start in range(0, len(audio), _BLOCK_FRAMES):
+                file.write(audio[start : start + _BLOCK_FRAMES])
+        os.replace(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def _open(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: no such audio file")
+    try:
+        with soundfile.SoundFile(path) as file:
+            if file.frames > _ENDLESS_FRAMES:
+                raise InputError(f"{path}: its header does not say its length; convert it again")
+            yield file
+    except soundfile.LibsndfileError as error:
+        # libsndfile calls a file that only looks like an mp3 "does not exist"; it does.
+        reason = (
+            "it holds no bytes"
+            if os.path.getsize(path) == 0
+            else f"it is corrupt or of an unknown format (libsndfile error {error.code})"
+        )
+        raise InputError(
+            f"{path}: cannot be read as audio: {reason}; remove it or copy it again"
+        ) from error
+
+
+def _mono(frames: NDArray[np.float32], path: str | os.PathLike[str]) -> NDArray[np.float32]:
+    mono = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1, dtype=np.float32)
+    if not np.isfinite(mono).all():
+        raise InputError(f"{path}: holds samples that are not finite numbers; export it again")
+    return mono
+
+
+def _to_int16(mono: NDArray[np.float32]) -> NDArray[np.int16]:
+    return np.clip(np.rint(mono * _FULL_SCALE), -32768, 32767).astype(np.int16)

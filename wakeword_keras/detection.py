@@ -1,0 +1,399 @@
+"""Detection metrics: misses, false positives, thresholds, intervals, events in a stream.
+
+Conventions. A score is any number that grows with the evidence for the wake word (we use logits).
+A clip *fires* when `score >= threshold`. A label is true (1) for the wake word, false (0) for
+anything else. False-positive rate: share of the negatives that fire; miss rate: share of the
+positives that do not; recall: 1 - miss rate. Rates are fractions in [0, 1], times seconds.
+
+Operating points are those the scores really allow: equal scores fire together, nothing is
+interpolated, and "never fires" is a point too. Input is degenerate, and raises ValueError, when a
+class is absent, a score is not finite, or shapes differ: a metric of nothing is no number.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.floating]
+Float64s = NDArray[np.float64]
+Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+# Entries of a float32 table held at once while resampling: bounds memory to some 32 MB.
+_TABLE_ENTRIES = 8_000_000
+
+
+class DetCurve(NamedTuple):
+    """Every operating point, from never firing to always firing; arrays of one length."""
+
+    false_positive_rate: Float64s
+    miss_rate: Float64s
+    thresholds: Float64s
+
+
+class RankingMetrics(NamedTuple):
+    """ROC AUC and recall at a false-positive rate, one value of each per resample."""
+
+    roc_auc: Float64s
+    recall: Float64s
+
+
+class Resamples(NamedTuple):
+    """Draws of whole speakers: unit of each clip [clips], times drawn [resamples, units]."""
+
+    unit_of_clip: NDArray[np.intp]
+    draws: NDArray[np.float32]
+
+
+class FalseAcceptRate(NamedTuple):
+    """False accepts per hour, as counted and as the one-sided 95 % upper bound of the true rate."""
+
+    per_hour: float
+    upper_95_per_hour: float
+
+
+def _checked(
+    scores: ArrayLike, labels: ArrayLike, fpr: float = 0.0
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    if not 0.0 <= fpr <= 1.0:
+        raise ValueError(f"false-positive rate must lie in [0, 1], got {fpr}")
+    values = np.asarray(scores)
+    if not np.issubdtype(values.dtype, np.floating):
+        values = values.astype(np.float64)
+    flags = np.asarray(labels)
+    if values.ndim != 1 or values.shape != flags.shape:
+        raise ValueError(f"scores {values.shape} and labels {flags.shape} must be equally long 1-D")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(values))} scores are NaN or infinite")
+    if not np.isin(flags, (0, 1)).all():
+        raise ValueError("labels must be 0 or 1")
+    flags = flags.astype(bool)
+    if not flags.any() or flags.all():
+        raise ValueError(f"need positives and negatives, {flags.sum()} of {flags.size} positive")
+    return values, flags
+
+
+def _fired_counts(
+    scores: FloatArray, labels: NDArray[np.bool_]
+) -> tuple[FloatArray, Float64s, Float64s]:
+    """Distinct scores, highest first, and how many positives and negatives fire at each."""
+    thresholds, group = np.unique(-scores, return_inverse=True)
+    positives, negatives = (np.bincount(group, weights=of) for of in (labels, ~labels))
+    return -thresholds, np.cumsum(positives), np.cumsum(negatives)
+
+
+def _ranking(positives: Float64s, negatives: Float64s, fpr: float) -> RankingMetrics:
+    """ROC AUC and recall from counts that fire at falling thresholds, [..., thresholds]."""
+    # A resample may lack a class; 0 / 0 = NaN says so without a branch.
+    with np.errstate(invalid="ignore"):
+        recall = positives / positives[..., -1:]
+        false_positive_rate = negatives / negatives[..., -1:]
+    # Trapezoids from (0, 0): half a win for each tie (Hanley and McNeil 1982).
+    widths = np.diff(false_positive_rate, axis=-1, prepend=0.0)
+    heights = recall - np.diff(recall, axis=-1, prepend=0.0) / 2
+    auc = np.sum(widths * heights, axis=-1)
+    best = np.where(false_positive_rate <= fpr, recall, 0.0).max(axis=-1)
+    return RankingMetrics(auc, np.where(np.isnan(auc), np.nan, best))
+
+
+def roc_auc(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Probability that a positive scores above a negative, a tie counting one half.
+
+    Args:
+      scores, labels: float and 0/1 or bool, both [clips].
+
+    Returns:
+      Area under the ROC curve in [0, 1] (Hanley and McNeil 1982).
+
+    Raises:
+      ValueError: on degenerate input.
+    """
+    _, positives, negatives = _fired_counts(*_checked(scores, labels))
+    return float(_ranking(positives, negatives, 1.0).roc_auc)
+
+
+def det_curve(scores: ArrayLike, labels: ArrayLike) -> DetCurve:
+    """False-positive and miss rate at every threshold that makes a difference.
+
+    Args:
+      scores, labels: float and 0/1 or bool, both [clips].
+
+    Returns:
+      DetCurve from threshold +inf (never fires) down to the lowest score (always fires):
+      false-positive rate rises from 0 to 1, miss rate falls from 1 to 0 (Martin et al. 1997).
+
+    Raises:
+      ValueError: on degenerate input.
+    """
+    thresholds, positives, negatives = _fired_counts(*_checked(scores, labels))
+    false_positive_rate = np.append(0.0, negatives / negatives[-1])
+    miss_rate = np.append(1.0, 1.0 - positives / positives[-1])
+    return DetCurve(false_positive_rate, miss_rate, np.append(np.inf, thresholds))
+
+
+def recall_at_false_positive_rate(scores: ArrayLike, labels: ArrayLike, fpr: float) -> float:
+    """Highest recall of any operating point whose false-positive rate is at most `fpr`.
+
+    Nothing is interpolated: a tie that would cross the budget is left out whole.
+
+    Args:
+      scores, labels: float and 0/1 or bool, both [clips].
+      fpr: allowed false-positive rate in [0, 1].
+
+    Returns:
+      Recall in [0, 1]; 0.0 when even the highest score breaks the budget.
+
+    Raises:
+      ValueError: on degenerate input.
+    """
+    _, positives, negatives = _fired_counts(*_checked(scores, labels, fpr))
+    return float(_ranking(positives, negatives, fpr).recall)
+
+
+def threshold_for_false_positive_rate(scores: ArrayLike, labels: ArrayLike, fpr: float) -> float:
+    """Lowest threshold that keeps the measured false-positive rate at or under `fpr`.
+
+    It stands midway to the next lower distinct score: small shifts of scores change no decision.
+
+    Args:
+      scores, labels: float and 0/1 or bool, both [clips].
+      fpr: allowed false-positive rate in [0, 1].
+
+    Returns:
+      Threshold in units of the scores and exact in their dtype, for `score >= threshold`: just
+      above the highest score if no score may fire, the lowest score if all may.
+
+    Raises:
+      ValueError: on degenerate input.
+    """
+    values, flags = _checked(scores, labels, fpr)
+    distinct, _, negatives = _fired_counts(values, flags)
+    # Compared as a ratio: 0.29 * 100 is below 29, 29 / 100 is 0.29.
+    firing = int(np.count_nonzero(negatives / negatives[-1] <= fpr))
+    if firing == 0:
+        return float(np.nextafter(distinct[0], np.asarray(np.inf, distinct.dtype)))
+    if firing == distinct.size:
+        return float(distinct[-1])
+    above, below = distinct[firing - 1], distinct[firing]
+    midway = below / 2 + above / 2
+    # Neighbouring floats have nothing between them.
+    return float(midway if below < midway <= above else above)
+
+
+def delta_miss_rate_at_equal_false_accepts(
+    reference_scores: ArrayLike, scores: ArrayLike, labels: ArrayLike, fpr: float
+) -> float:
+    """Miss rate of `scores` minus that of `reference_scores`, each at its own threshold for `fpr`.
+
+    Args and Raises as in `recall_at_false_positive_rate`, both scores of the same clips.
+
+    Returns:
+      Difference in [-1, 1]; positive means that `scores` misses more.
+    """
+    reference_recall = recall_at_false_positive_rate(reference_scores, labels, fpr)
+    return reference_recall - recall_at_false_positive_rate(scores, labels, fpr)
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % score interval of a proportion (Wilson 1927), sound also at 0 and all successes.
+
+    Args:
+      successes: count in [0, trials].
+      trials: count > 0, taken as independent.
+
+    Returns:
+      (low, high) in [0, 1].
+
+    Raises:
+      ValueError: on impossible counts.
+    """
+    if not (trials > 0 and 0 <= successes <= trials):
+        raise ValueError(f"need 0 <= successes <= trials > 0, got {successes} of {trials}")
+    share, spread = successes / trials, Z_95**2 / trials
+    centre = (share + spread / 2) / (1 + spread)
+    half = np.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
+    # At the ends rounding would miss 0 and 1 by a hair.
+    low = 0.0 if successes == 0 else float(centre - half)
+    return low, 1.0 if successes == trials else float(centre + half)
+
+
+def resample_speakers(speakers: Sequence[str], resamples: int = 1000, seed: int = 0) -> Resamples:
+    """Draw speakers with replacement: clips of one voice stand or fall together (Efron 1979).
+
+    Args:
+      speakers: speaker of each clip, at least one; "" is nobody, such a clip is its own unit.
+      resamples: number of draws.
+      seed: of the random generator.
+
+    Returns:
+      Resamples; each row of `draws` sums to the number of units.
+    """
+    names = [("speaker", s) if s else ("clip", str(i)) for i, s in enumerate(speakers)]
+    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    units = np.array([index[name] for name in names], np.intp)
+    count = len(index)
+    draws = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples)
+    return Resamples(units, draws.astype(np.float32))
+
+
+def _resampled_counts(
+    column: NDArray[np.intp], columns: int, values: Float64s, resamples: Resamples
+) -> Float64s:
+    """Sum of `values` [clips] that fall in each column, under each draw: [resamples, columns]."""
+    units = resamples.draws.shape[1]
+    block = max(1, _TABLE_ENTRIES // columns)
+    total = np.zeros((len(resamples.draws), columns))
+    for first in range(0, units, block):
+        size = min(block, units - first)
+        unit = resamples.unit_of_clip - first
+        inside = (unit >= 0) & (unit < size)
+        cell = unit[inside] * columns + column[inside]
+        table = np.bincount(cell, weights=values[inside], minlength=size * columns)
+        # Whole numbers below 2**24 stay exact in float32.
+        table = table.reshape(size, columns).astype(np.float32)
+        total += resamples.draws[:, first : first + size] @ table
+    return total
+
+
+def resampled_mean(values: ArrayLike, resamples: Resamples) -> Float64s:
+    """Mean over clips under every draw of speakers.
+
+    Args:
+      values: numbers or bool [clips], such as "decided right".
+      resamples: from `resample_speakers` over the same clips.
+
+    Returns:
+      float64 [resamples].
+    """
+    units = resamples.unit_of_clip
+    sums = np.bincount(units, weights=np.asarray(values, np.float64))
+    return (resamples.draws @ sums) / (resamples.draws @ np.bincount(units))
+
+
+def resampled_ranking(
+    scores: ArrayLike, labels: ArrayLike, fpr: float, resamples: Resamples
+) -> RankingMetrics:
+    """ROC AUC and recall at a false-positive rate under every draw of speakers.
+
+    Args:
+      scores, labels: float and 0/1 or bool, both [clips].
+      fpr: allowed false-positive rate in [0, 1].
+      resamples: from `resample_speakers` over the same clips.
+
+    Returns:
+      RankingMetrics of arrays [resamples]; NaN where a draw holds no positive or no negative.
+
+    Raises:
+      ValueError: on degenerate input.
+    """
+    values, flags = _checked(scores, labels, fpr)
+    _, group = np.unique(-values, return_inverse=True)
+    positive = np.bincount(group, weights=flags) > 0
+    # Scores of negatives only, with none of a positive between, act as one threshold: the lowest.
+    starts = positive.copy()
+    starts[1:] |= positive[:-1]
+    column = (np.cumsum(starts) - starts[0])[group]
+    columns = int(column.max()) + 1
+    positives = _resampled_counts(column, columns, flags.astype(np.float64), resamples)
+    negatives = _resampled_counts(column, columns, (~flags).astype(np.float64), resamples)
+    return _ranking(np.cumsum(positives, axis=1), np.cumsum(negatives, axis=1), fpr)
+
+
+def percentile_interval(values: ArrayLike) -> tuple[float, float]:
+    """95 % percentile interval (low, high) of bootstrap values [resamples].
+
+    NaN draws, where a class was absent, are left out.
+
+    Raises:
+      ValueError: if every value is NaN.
+    """
+    drawn = np.asarray(values)[~np.isnan(values)]
+    if not drawn.size:
+        raise ValueError("no resample holds both positives and negatives")
+    return float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))
+
+
+def smooth(probabilities: ArrayLike, window: int) -> Float64s:
+    """Causal moving mean over the last `window` steps, zeros before the first.
+
+    ESPHome's window starts from zeros too, so that a stream cannot fire on its first step alone.
+
+    Args:
+      probabilities: float [steps] or [steps, wake_words].
+      window: steps, at least 1.
+
+    Returns:
+      float64 of the same shape.
+
+    Raises:
+      ValueError: if the window is not positive or a value is not finite.
+    """
+    values = np.asarray(probabilities, np.float64)
+    if window < 1:
+        raise ValueError(f"window must be at least 1 step, got {window}")
+    if not np.isfinite(values).all():
+        raise ValueError("probabilities are NaN or infinite")
+    padded = np.concatenate([np.zeros((window - 1, *values.shape[1:])), values])
+    return np.lib.stride_tricks.sliding_window_view(padded, window, axis=0).mean(axis=-1)
+
+
+def detections(
+    scores: ArrayLike, threshold: float, step_ms: float, refractory_ms: float
+) -> Float64s:
+    """Events of a stream: steps that fire at least `refractory_ms` after the event before.
+
+    A score that stays high fires again each time the refractory period is over.
+
+    Args:
+      scores: float [steps]; a step fires when score >= threshold.
+      threshold: in units of the scores.
+      step_ms: time from one score to the next, > 0.
+      refractory_ms: silence after an event, >= 0.
+
+    Returns:
+      Ascending times in s, the first score standing at 0.
+
+    Raises:
+      ValueError: on scores that are not finite or impossible times.
+    """
+    values = np.asarray(scores)
+    if values.ndim != 1 or not np.isfinite(values).all():
+        raise ValueError(f"need finite scores of one wake word [steps], got {values.shape}")
+    if not (step_ms > 0 and refractory_ms >= 0):
+        raise ValueError(f"impossible times: step {step_ms} ms, refractory {refractory_ms} ms")
+    firing = np.flatnonzero(values >= threshold)
+    # Whole steps: times in floating point would make exact multiples of a step a matter of luck.
+    refractory_steps = max(1, int(np.ceil(refractory_ms / step_ms - 1e-9)))
+    events: list[int] = []
+    next_hit = 0
+    while next_hit < firing.size:
+        events.append(int(firing[next_hit]))
+        next_hit = int(np.searchsorted(firing, events[-1] + refractory_steps))
+    return np.array(events, np.float64) * step_ms / 1000.0
+
+
+def false_accepts_per_hour(events: int, hours: float) -> FalseAcceptRate:
+    """Rate of false accepts with its one-sided 95 % Poisson bound; 3 / hours at 0 events.
+
+    Under the bound so few events have a chance of 5 % (Garwood 1936); -ln(0.05) = 2.996 for none.
+
+    Args:
+      events: false accepts counted, >= 0.
+      hours: of negatives listened to, > 0.
+
+    Returns: FalseAcceptRate, both numbers per hour.
+
+    Raises:
+      ValueError: if the count is negative or there are no hours.
+    """
+    if not (events >= 0 and hours > 0):
+        raise ValueError(f"need events >= 0 in hours > 0, got {events} in {hours}")
+    counts = np.arange(events + 1)
+    log_factorials = np.cumsum(np.log(np.maximum(counts, 1)))
+    # At twice the count plus ten the chance of so few events is far below 5 %.
+    low, high = float(events), 2.0 * events + 10.0
+    while high - low > 1e-9 * high:
+        mean = (low + high) / 2
+        chance = np.exp(counts * np.log(mean) - mean - log_factorials).sum()
+        low, high = (mean, high) if chance > 0.05 else (low, mean)
+    return FalseAcceptRate(events / hours, (low + high) / 2 / hours)

@@ -1,0 +1,388 @@
+"""The whole line, stage by stage, in a run directory; a stage that is done is not run again."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import tf_keras as keras
+
+from wakeword_keras import dataset, evaluation, firmware, models, report, runtimes, training
+from wakeword_keras.augmentation import AugmentConfig
+from wakeword_keras.corpus import Corpus, CorpusConfig, read_corpus
+from wakeword_keras.dataset import DataConfig, Shards
+from wakeword_keras.errors import InputError
+from wakeword_keras.export import tflite
+from wakeword_keras.features import FrontendConfig, compute
+from wakeword_keras.quantization import calibration, finetuning, scheme
+from wakeword_keras.synthesis import SynthesisConfig, synthesize
+from wakeword_keras.training import LossConfig, TrainConfig
+
+STAGES = ("corpus", "fp32", "calibration", "qat", "export", "report", "firmware")
+TFLITE_FILES = {
+    "fp32_tflite": "model_fp32.tflite",
+    "int8_ptq": "model_int8_ptq.tflite",
+    "int8": "model_int8.tflite",
+}
+PACKAGES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy", "pymicro-features")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run of the whole line.
+
+    Attributes:
+      run_dir: where everything of this run is written; the same directory resumes it.
+      data_dir: folders of recordings, `<label>/<clips>` or with a manifest.csv; several are joined.
+      wake_phrase: synthesise a corpus for this phrase, alone or in addition to data_dir.
+      impulse_response_dir: folder of room impulse responses, for reverberation in training.
+      cache_dir: decoded clips and features, shared by runs on the same recordings.
+      model: architecture.
+      calibration_clips: training clips whose activations set the ranges of quantization.
+      seed: of everything random.
+    """
+
+    run_dir: str = "runs/wakeword"
+    data_dir: tuple[str, ...] = ()
+    wake_phrase: str = ""
+    impulse_response_dir: str = ""
+    cache_dir: str = "runs/cache"
+    model: str = "ds_cnn"
+    calibration_clips: int = 512
+    seed: int = 1
+    corpus: CorpusConfig
+    synthesis: SynthesisConfig
+    frontend: FrontendConfig
+    augment: AugmentConfig
+    data: DataConfig
+    loss: LossConfig
+    train: TrainConfig
+    qat: finetuning.QatConfig
+
+
+class Run:
+    """A run directory: its configuration, which stages are done, and how long each took.
+
+    Raises:
+      InputError: the directory holds a run of another configuration.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.directory = Path(config.run_dir)
+        self._path = self.directory / "run.json"
+        settings = _flat(config)
+        if self._path.exists():
+            self.record = json.loads(self._path.read_text())
+            _check_same(self.record["config"], settings, config.run_dir)
+        else:
+            self.record = {
+                "versions": {name: version(name) for name in PACKAGES},
+                "python": platform.python_version(),
+                "seed": config.seed,
+                "config": settings,
+                "stages": {},
+            }
+            self.save()
+
+    def path(self, *parts: str) -> Path:
+        """A path inside the run directory; its folder exists."""
+        path = self.directory.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def save(self) -> None:
+        """Write run.json."""
+        write_json(self.path("run.json"), self.record)
+
+    def done(self, stage: str) -> bool:
+        """Whether a stage is complete."""
+        return self.record["stages"].get(stage, {}).get("status") == "done"
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Mark a stage as running, then as done with the seconds it took in all."""
+        number = f"[{STAGES.index(name) + 1}/{len(STAGES)}]"
+        print(f"{number} {name}", flush=True)
+        before = self.record["stages"].get(name, {}).get("seconds", 0.0)
+        config_hash = _hash(self.record["config"])
+        entry = {"status": "running", "seconds": before, "config_sha256": config_hash}
+        self.record["stages"][name] = entry
+        self.save()
+        start = time.monotonic()
+        try:
+            yield
+            entry["status"] = "done"
+        finally:
+            entry["seconds"] = round(before + time.monotonic() - start, 1)
+            self.save()
+        print(f"{number} {name}: {entry['seconds']:.0f} s", flush=True)
+
+
+def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> None:
+    """Run every stage that is not done yet, from recordings or a phrase to a firmware bundle.
+
+    Args:
+      config: the run. Run again with the same one after an interruption, it goes on where it was.
+      flagfile: the command line's flags, kept as `run.flags` to repeat the run.
+      again: stages to do again although they are done.
+
+    Raises:
+      InputError: something given is wrong: the message names it and the mend.
+    """
+    keras.utils.set_random_seed(config.seed)
+    run = Run(config)
+    for stage in again:
+        run.record["stages"].pop(stage, None)
+    if flagfile:
+        write_bytes(run.path("run.flags"), flagfile.encode())
+    shards = _corpus(run, config)
+    fp32 = _fp32(run, config, shards)
+    calibration_set = _calibration_set(config, shards)
+    qat = _qat(run, config, shards, fp32, calibration_set)
+    _export(run, fp32, qat, calibration_set)
+    if not (run.done("report") and run.done("firmware")):
+        evaluated = _report(run, config, shards, fp32, qat)
+        _firmware(run, config, evaluated)
+    print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
+
+
+def _corpus(run: Run, config: RunConfig) -> Shards:
+    """Clips as shards; recordings are read again only where their shards are gone."""
+    if run.done("corpus") and (shards := dataset.open_shards(run.record["shards"])):
+        return shards
+    with run.stage("corpus"):
+        corpus = gather_corpus(config)
+        for message in corpus.messages:
+            print(message, flush=True)
+        if run.record.setdefault("data_sha256", corpus.sha256) != corpus.sha256:
+            raise InputError(
+                f"the recordings are not those that {config.run_dir} was made from: "
+                "put them back, or give another --run_dir"
+            )
+        write_json(run.path("corpus.json"), corpus.summary() | {"sha256": corpus.sha256})
+        shards = dataset.write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
+        run.record["shards"] = str(shards.directory)
+        return shards
+
+
+def gather_corpus(config: RunConfig) -> Corpus:
+    """The clips of a run: its recordings, and speech synthesised for its phrase."""
+    folders = list(config.data_dir)
+    if config.wake_phrase:
+        key = _hash([config.wake_phrase, asdict(config.synthesis)])[:16]
+        folders.append(f"{config.cache_dir}/speech-{key}")
+        synthesize(config.wake_phrase, folders[-1], config.synthesis)
+    return read_corpus(folders, config.corpus)
+
+
+def _training_data(config: RunConfig, shards: Shards) -> training.TrainingData:
+    validation = tuple(
+        dataset.split_features(shards, "validation", config.frontend, condition)
+        for condition in dataset.CONDITIONS
+    )
+    return training.TrainingData(
+        shards,
+        validation,
+        config.frontend,
+        config.augment,
+        config.data,
+        config.seed,
+        dataset.read_impulse_responses(config.impulse_response_dir),
+    )
+
+
+def _fp32(run: Run, config: RunConfig, shards: Shards) -> keras.Model:
+    path = run.path("fp32", "model.keras")
+    if not run.done("fp32"):
+        with run.stage("fp32"):
+            frames = config.frontend.num_frames(shards.clip_samples)
+            model = models.build(
+                config.model, frames, config.frontend.channels, len(shards.wake_words)
+            )
+            training.train(
+                model, _training_data(config, shards), config.loss, config.train, path.parent
+            )
+            partial = path.with_suffix(".partial.keras")
+            model.save(partial)
+            os.replace(partial, path)
+    return keras.models.load_model(path, compile=False)
+
+
+def _calibration_set(config: RunConfig, shards: Shards) -> calibration.CalibrationSet:
+    """Features of a stratified choice of training clips."""
+    clips = shards.clips["train"]
+    chosen = calibration.choose_clips(
+        [clip.label for clip in clips], config.calibration_clips, config.seed
+    )
+    wanted = set(chosen.tolist())
+    audio = (clip for i, clip in enumerate(dataset.read_audio(shards, "train")) if i in wanted)
+    features = np.concatenate([compute(clip[None], config.frontend) for clip in audio])
+    return calibration.CalibrationSet(
+        features,
+        tuple(clips[i].clip_id for i in chosen),
+        tuple(clips[i].label for i in chosen),
+    )
+
+
+def _qat(
+    run: Run,
+    config: RunConfig,
+    shards: Shards,
+    fp32: keras.Model,
+    calibration_set: calibration.CalibrationSet,
+) -> keras.Model:
+    qat = scheme.quantize(fp32, config.frontend.input_affine)
+    weights = run.path("qat", "model.weights.h5")
+    if run.done("qat"):
+        qat.load_weights(weights)
+        return qat
+    with run.stage("calibration"):
+        ranges = calibration.calibrate(qat, fp32, calibration_set.features)
+        write_json(run.path("calibration.json"), _calibration_record(calibration_set, ranges))
+    with run.stage("qat"):
+        data = _training_data(config, shards)
+        finetuning.finetune(qat, data, config.loss, config.qat, weights.parent)
+        partial = weights.with_name("partial.weights.h5")
+        qat.save_weights(partial)
+        os.replace(partial, weights)
+    return qat
+
+
+def _calibration_record(
+    calibration_set: calibration.CalibrationSet, ranges: list[calibration.ActivationRange]
+) -> dict:
+    labels, counts = np.unique(calibration_set.labels, return_counts=True)
+    return {
+        "split": "train",
+        "clips": len(calibration_set.clip_ids),
+        "clips_by_label": dict(zip(labels.tolist(), counts.tolist(), strict=True)),
+        "sha256": calibration_set.sha256,
+        "activations": [asdict(activation) for activation in ranges],
+        "clip_ids": calibration_set.clip_ids,
+    }
+
+
+def _export(
+    run: Run,
+    fp32: keras.Model,
+    qat: keras.Model,
+    calibration_set: calibration.CalibrationSet,
+) -> None:
+    if run.done("export"):
+        return
+    with run.stage("export"):
+        dataset_fn = calibration_set.representative_dataset
+        converters: dict[str, Callable[[], bytes]] = {
+            "fp32_tflite": lambda: tflite.float_model(fp32),
+            "int8_ptq": lambda: tflite.int8_model(fp32, dataset_fn),
+            "int8": lambda: tflite.int8_model(qat, dataset_fn),
+        }
+        for name, convert in converters.items():
+            write_bytes(run.path("export", TFLITE_FILES[name]), convert())
+
+
+def _report(
+    run: Run, config: RunConfig, shards: Shards, fp32: keras.Model, qat: keras.Model
+) -> evaluation.EvaluationReport:
+    """Every runtime on the same clips; thresholds from validation, figures from test."""
+    with run.stage("report"):
+        scorers, facts = runtimes.open_tflite(
+            {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
+        )
+        for name, model in (("fp32", fp32), ("qat", qat)):
+            scorers[name] = runtimes.keras_scorer(model)
+            facts[name] = runtimes.keras_facts(model)
+
+        def scored(split: str, condition: str) -> evaluation.Scores:
+            return evaluation.score(_batches(shards, split, config.frontend, condition), scorers)
+
+        output = runtimes.output_affine(run.path("export", TFLITE_FILES["int8"]))
+        assert output is not None, "open_tflite has checked that the model is int8"
+        evaluated = evaluation.evaluate(
+            scored("validation", "cold"),
+            scored("test", "cold"),
+            scored("test", "warm"),
+            facts,
+            output.scale,
+            shards.wake_words,
+        )
+        report.write(evaluated, run.directory)
+        print(evaluation.console_table(evaluated), flush=True)
+    return evaluated
+
+
+def _batches(
+    shards: Shards, split: str, frontend: FrontendConfig, condition: str, batch: int = 256
+) -> Iterator[evaluation.ClipBatch]:
+    whole = dataset.split_features(shards, split, frontend, condition)
+    for start in range(0, len(whole.clips), batch):
+        clips = whole.clips[start : start + batch]
+        yield evaluation.ClipBatch(
+            tuple(clip.clip_id for clip in clips),
+            whole.targets[start : start + batch],
+            tuple(clip.group for clip in clips),
+            tuple(clip.speaker for clip in clips),
+            np.asarray(whole.features[start : start + batch]),
+        )
+
+
+def _firmware(run: Run, config: RunConfig, evaluated: evaluation.EvaluationReport) -> None:
+    with run.stage("firmware"):
+        firmware.write_bundle(
+            run.path("export", TFLITE_FILES["int8"]),
+            run.path("firmware"),
+            wake_words=evaluated.wake_words,
+            frontend=config.frontend,
+            clip_ms=config.corpus.clip_ms,
+            threshold_logit=evaluated.models["int8"].threshold,
+            hashes={
+                "corpus": run.record["data_sha256"],
+                "config": _hash(run.record["config"]),
+            },
+        )
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write JSON atomically: a reader sees the old file or the new one."""
+    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _flat(config: RunConfig) -> dict:
+    """Every setting that decides what a run computes, as JSON gives it back."""
+    settings: dict[str, object] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            settings |= asdict(value)  # type: ignore[arg-type]
+        elif field.name not in ("run_dir", "cache_dir"):
+            settings[field.name] = value
+    return json.loads(json.dumps(settings))
+
+
+def _check_same(before: dict, now: dict, run_dir: str) -> None:
+    differing = [name for name in now if before.get(name) != now[name]]
+    if differing:
+        name = differing[0]
+        raise InputError(
+            f"{run_dir} holds a run with --{name}={before.get(name)}, not {now[name]}: "
+            "give another --run_dir, or the flags in its run.flags"
+        )

@@ -1,0 +1,189 @@
+"""Calibration: activation statistics on training clips, before anything is quantized.
+
+tfmot's observers start at +-6 and follow the data with a decay of 0.999 a step, so a short
+fine-tuning would end with ranges that nobody measured. Here every range is set from the float
+model's activations on a representative dataset. Only ranges change: weights and batch-norm
+statistics stay untouched.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tf_keras as keras
+from numpy.typing import NDArray
+
+from wakeword_keras.errors import InputError
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """The clips that calibration saw; features float32 [clips, frames, channels]."""
+
+    features: NDArray[np.float32]
+    clip_ids: tuple[str, ...]
+    labels: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the clip ids in order and of their features."""
+        digest = hashlib.sha256("\n".join(self.clip_ids).encode())
+        digest.update(np.ascontiguousarray(self.features).tobytes())
+        return digest.hexdigest()
+
+    def representative_dataset(self) -> Iterator[list[NDArray[np.float32]]]:
+        """The generator that the TFLite converter asks for: one [1, frames, channels] a clip."""
+        for clip in self.features:
+            yield [clip[np.newaxis]]
+
+
+@dataclass(frozen=True)
+class ActivationRange:
+    """Range of one quantized activation, and the share of values outside it.
+
+    `before` is what tfmot starts with, `after` the lowest and highest value on the calibration set,
+    on which both shares are counted.
+    """
+
+    layer: str
+    before: tuple[float, float]
+    after: tuple[float, float]
+    clipped_before: float
+    clipped_after: float
+
+
+def choose_clips(labels: Sequence[str], clips: int, seed: int) -> NDArray[np.int64]:
+    """Choose clips so that every label is represented in proportion, and at least once.
+
+    Args:
+      labels: label of every clip one may choose from (the training split).
+      clips: how many to choose at most.
+      seed: of the draw; the same seed chooses the same clips.
+
+    Returns:
+      int64 indices into `labels`, sorted.
+    """
+    rng = np.random.default_rng(seed)
+    names, label_of = np.unique(np.asarray(labels), return_inverse=True)
+    share = min(1.0, clips / len(labels))
+    chosen = []
+    for label in range(len(names)):
+        members = np.flatnonzero(label_of == label)
+        count = max(1, round(share * len(members)))
+        chosen.append(rng.choice(members, count, replace=False))
+    return np.sort(np.concatenate(chosen))
+
+
+def calibrate(
+    qat: keras.Model, fp32: keras.Model, features: NDArray[np.float32]
+) -> list[ActivationRange]:
+    """Set every range of a fake-quantized model from its float twin's activations.
+
+    Weight ranges are set from the weights by tfmot's own weight quantizers.
+
+    Args:
+      qat: model from `scheme.quantize(fp32, ...)`, changed in place (ranges only).
+      fp32: the float model it was made from.
+      features: float32 [clips, frames, channels], the representative dataset.
+
+    Returns:
+      One ActivationRange for each activation quantizer, in the model's order.
+
+    Raises:
+      InputError: a quantizer has no float layer of the same name to measure.
+    """
+    quantizers = _activation_ranges(qat)
+    unknown = [name for name in quantizers if name not in {layer.name for layer in fp32.layers}]
+    if unknown:
+        raise InputError(
+            f"layers {', '.join(unknown)} hold an activation that the float model does not show: "
+            "give each operation a layer of its own"
+        )
+    names = list(quantizers)
+    probe = keras.Model(fp32.inputs, [fp32.get_layer(name).output for name in names])
+    observed = _observe(probe, features)
+    before = {name: (float(low), float(high)) for name, (low, high) in quantizers.items()}
+    clipped = _clipped_fractions(probe, features, [before[name] for name in names])
+    ranges = []
+    for name, (low, high), outside in zip(names, observed, clipped, strict=True):
+        low_variable, high_variable = quantizers[name]
+        low_variable.assign(low)
+        high_variable.assign(high)
+        ranges.append(ActivationRange(name, before[name], (low, high), outside, 0.0))
+    _set_weight_ranges(qat)
+    return ranges
+
+
+def read_ranges(qat: keras.Model) -> dict[str, tuple[float, float]]:
+    """The activation ranges that a fake-quantized model holds now, by float layer name."""
+    return {
+        name: (float(low), float(high)) for name, (low, high) in _activation_ranges(qat).items()
+    }
+
+
+def clipped_fractions(
+    fp32: keras.Model, features: NDArray[np.float32], ranges: dict[str, tuple[float, float]]
+) -> dict[str, float]:
+    """Share of each layer's float activations outside the given ranges, on the given features."""
+    probe = keras.Model(fp32.inputs, [fp32.get_layer(name).output for name in ranges])
+    return dict(
+        zip(ranges, _clipped_fractions(probe, features, list(ranges.values())), strict=True)
+    )
+
+
+def _activation_ranges(qat: keras.Model) -> dict[str, tuple]:
+    """(low, high) variables of every activation quantizer, by the float layer's name."""
+    found = {}
+    for layer in qat.layers:
+        if not layer.name.startswith("quant_"):
+            continue
+        variables = {v.name.split("/")[-1].split(":")[0]: v for v in layer.non_trainable_weights}
+        for kind in ("output", "post_activation"):
+            if f"{kind}_min" in variables:
+                found[layer.name.removeprefix("quant_")] = (
+                    variables[f"{kind}_min"],
+                    variables[f"{kind}_max"],
+                )
+        if "pre_activation_min" in variables:
+            raise InputError(
+                f"layer {layer.name.removeprefix('quant_')} holds an operation and its activation "
+                "function: give the activation a layer of its own"
+            )
+    return found
+
+
+def _batches(probe: keras.Model, features: NDArray[np.float32]) -> Iterator[list[NDArray]]:
+    for start in range(0, len(features), BATCH):
+        outputs = probe.predict_on_batch(features[start : start + BATCH])
+        yield outputs if isinstance(outputs, list) else [outputs]
+
+
+def _observe(probe: keras.Model, features: NDArray[np.float32]) -> list[tuple[float, float]]:
+    low = np.zeros(len(probe.outputs))  # a quantized range always holds zero
+    high = np.zeros(len(probe.outputs))
+    for outputs in _batches(probe, features):
+        low = np.minimum(low, [output.min() for output in outputs])
+        high = np.maximum(high, [output.max() for output in outputs])
+    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+
+
+def _clipped_fractions(
+    probe: keras.Model, features: NDArray[np.float32], ranges: list[tuple[float, float]]
+) -> list[float]:
+    outside = np.zeros(len(ranges))
+    for outputs in _batches(probe, features):
+        shares = [
+            np.mean((output < low) | (output > high))
+            for output, (low, high) in zip(outputs, ranges, strict=True)
+        ]
+        outside += np.asarray(shares) * len(outputs[0])
+    return [float(share) for share in outside / len(features)]
+
+
+def _set_weight_ranges(qat: keras.Model) -> None:
+    for layer in qat.layers:
+        for weight, quantizer, variables in getattr(layer, "_weight_vars", ()):
+            quantizer(weight, True, weights=variables)

@@ -1,0 +1,56 @@
+"""The QAT stage: fine-tune with fake quantization in place, so that INT8 is as good as FP32."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tf_keras as keras
+
+from wakeword_keras import training
+
+
+@dataclass(frozen=True)
+class QatConfig:
+    """The QAT stage.
+
+    Attributes:
+      qat_epochs: passes over the training clips.
+      qat_learning_rate: peak of the schedule, a small fraction of the FP32 stage's.
+      frozen_share: last part of the epochs in which batch-norm statistics and ranges stand still.
+    """
+
+    qat_epochs: int = 6
+    qat_learning_rate: float = 2e-4
+    frozen_share: float = 0.5
+
+    @property
+    def frozen_from(self) -> int:
+        """First epoch of the frozen part."""
+        return self.qat_epochs - round(self.qat_epochs * self.frozen_share)
+
+
+def finetune(
+    qat: keras.Model,
+    data: training.TrainingData,
+    loss: training.LossConfig,
+    config: QatConfig,
+    directory: Path,
+) -> None:
+    """Train a calibrated, fake-quantized model; it ends with the weights of its best epoch.
+
+    Best is judged on the quantized model's own validation metric, so the weights kept are those
+    whose *quantized* form is best.
+
+    Args:
+      qat: model from `scheme.quantize`, calibrated by `calibration.calibrate`, changed in place.
+      data, loss: as in the FP32 stage.
+      config: how long and how fast.
+      directory: as in `training.train`.
+    """
+    schedule = training.Schedule(
+        epochs=config.qat_epochs,
+        learning_rate=config.qat_learning_rate,
+        weight_decay=0.0,
+        patience=config.qat_epochs,
+        frozen_from=config.frozen_from,
+    )
+    training.fit(qat, data, loss, schedule, directory)
