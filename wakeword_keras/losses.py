@@ -218,7 +218,7 @@ def _power(base, log_base, gamma: float) -> tf.Tensor:
 def _refuse_soft(labels: tf.Tensor) -> None:
     soft = tf.boolean_mask(labels, (labels != 0.0) & (labels != 1.0)).numpy()
     if soft.size:
-        raise ValueError(f"labels must be 0 or 1, got {soft[0]:g}: pass soft_labels=True for others")
+        raise ValueError(f"labels must be 0 or 1, got {soft[0]:g}: else pass soft_labels=True")
 
 
 def _alpha_t(labels, alpha: float | None):
