@@ -101,7 +101,7 @@ def test_gradient_matches_a_wide_float_over_thirty_logits(gamma, alpha):
     value, gradient = value_and_gradient(labels, logits, gamma=gamma, alpha=alpha)
     exact_value, exact_gradient = reference(labels, logits, gamma, alpha)
     # A few float32 steps for each factor of the product; below 1e-36 float32 underflows.
-    tolerance = {"rtol": (8 + 4 * gamma) * EPS, "atol": 1e-36}
+    tolerance = {"rtol": 8 * (1 + gamma) * EPS, "atol": 1e-36}
     np.testing.assert_allclose(value, exact_value.astype(float), **tolerance)
     np.testing.assert_allclose(gradient, exact_gradient.astype(float), **tolerance)
 
@@ -162,13 +162,10 @@ def test_parity_with_keras_focal_loss_where_that_is_finite(gamma, smoothing):
     np.testing.assert_allclose(ours(labels, logits), theirs(labels, logits), rtol=1e-5)
 
 
-@pytest.mark.parametrize("graph", [False, True])
-def test_soft_labels_that_were_not_asked_for_are_refused(graph):
-    labels, logits = batch(shape=(4096, 1))
-    labels[17] = 0.9
-    call = tf.function(sigmoid_focal_loss) if graph else sigmoid_focal_loss
-    with pytest.raises(tf.errors.InvalidArgumentError, match="soft_labels=True"):
-        call(tf.constant(labels), tf.constant(logits))
+def test_soft_labels_that_were_not_announced_are_refused():
+    with pytest.raises(ValueError, match=r"0\.9.*soft_labels=True"):
+        sigmoid_focal_loss([0.0, 1.0, 0.9], [1.0, 1.0, 1.0])
+    sigmoid_focal_loss([0.0, 1.0, 0.9], [1.0, 1.0, 1.0], soft_labels=True)
 
 
 def test_sample_weight_is_applied_once():

@@ -26,8 +26,8 @@ _THREADS = flags.DEFINE_integer(
     "threads", 1, "TensorFlow threads; 0 leaves the choice to TensorFlow.", lower_bound=0
 )
 
-STEPS = 100
-ROUNDS = 60
+STEPS = 64
+ROUNDS = 50
 WARM_UP_ROUNDS = 10
 BATCHES = (128, 256, 4096)
 TRAIN_BATCH = 128
@@ -66,9 +66,8 @@ def measure_losses(batch: int) -> dict[str, Any]:
             if turn >= WARM_UP_ROUNDS:
                 rounds[name].append((time.perf_counter() - started) / STEPS * 1e6)
     call = rounds.pop("nothing")
-    net = {
-        name: [a - b for a, b in zip(values, call, strict=True)] for name, values in rounds.items()
-    }
+    overhead = statistics.median(call)
+    net = {name: [value - overhead for value in values] for name, values in rounds.items()}
     return {
         **{name: _spread(values) for name, values in net.items()},
         "call_without_loss": _spread(call),

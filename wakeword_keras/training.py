@@ -157,9 +157,7 @@ def fit(
     first_epoch = resume.restore()
     history = callbacks.HistoryCsv(directory / "history.csv")
     history.keep(first_epoch)
-    keep_best = callbacks.KeepBest(
-        directory / "best.weights.h5", model, history, patience=schedule.patience
-    )
+    keep_best = callbacks.KeepBest(directory, model, history, patience=schedule.patience)
     labels = data.validation[0].labels(len(data.shards.wake_words))
     features = [condition.features for condition in data.validation]
     watchers = [
