@@ -13,9 +13,11 @@ import typing
 
 from absl import flags
 
-Config = typing.TypeVar("Config")
+from wakeword_keras.pipeline import SHARED
 
-SHARED = ("clip_ms",)  # one flag for every stage, whatever the prefix
+flags.disclaim_key_flags()  # they belong to the module that calls define()
+
+Config = typing.TypeVar("Config")
 
 
 class _OptionalFloat(flags.ArgumentParser):

@@ -14,7 +14,7 @@ from wakeword_keras.corpus import CorpusConfig
 from wakeword_keras.dataset import DataConfig
 from wakeword_keras.errors import InputError
 from wakeword_keras.features import FrontendConfig
-from wakeword_keras.pipeline import RunConfig
+from wakeword_keras.pipeline import PREFIXES, RunConfig
 from wakeword_keras.quantization.finetuning import QatConfig
 from wakeword_keras.script import phrase_label
 from wakeword_keras.synthesis import SynthesisConfig
@@ -30,8 +30,6 @@ PARTS = {
     "train": TrainConfig,
     "qat": QatConfig,
 }
-
-PREFIXES = {"synthesis": "synthetic_", "frontend": "frontend_"}
 
 config.define(RunConfig)
 for _name, _part in PARTS.items():

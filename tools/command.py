@@ -11,6 +11,8 @@ from absl import app, flags, logging
 
 from wakeword_keras.errors import InputError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 def run(main: Callable[[Sequence[str]], object]) -> None:
     """Parse the flags and run a tool; does not return.
@@ -47,13 +49,21 @@ def _guarded(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) 
         main(arguments)
     except InputError as error:
         _fail(str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not _disk_full(error):
             raise
-        _fail(f"{error.filename or 'the output folder'}: the disk is full: free space, run again")
+        name = getattr(error, "filename", None) or "the output folder"
+        _fail(f"{name}: the disk is full: free space, run again")
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+
+
+def _disk_full(error: Exception) -> bool:
+    # HDF5's and TensorFlow's errors say it in words alone.
+    return getattr(error, "errno", None) in _FULL or any(
+        os.strerror(number) in str(error) for number in _FULL
+    )
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

@@ -6,9 +6,13 @@ Run again with the same flags, an interrupted run goes on where it was.
 
 from collections.abc import Sequence
 
+from absl import flags
+
 from flags import run_flags
 from tools import command
 from wakeword_keras import pipeline
+
+flags.adopt_module_key_flags(run_flags)  # so that --helpshort lists them
 
 
 def main(arguments: Sequence[str]) -> None:

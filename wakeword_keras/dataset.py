@@ -52,6 +52,11 @@ class DataConfig:
     echo: int = 2
     shuffle: int = 2048
 
+    def __post_init__(self) -> None:
+        for name in ("batch", "echo", "shuffle"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name}={getattr(self, name)}: must be at least 1")
+
 
 @dataclass(frozen=True)
 class ClipInfo:

@@ -32,6 +32,9 @@ TFLITE_FILES = {
     "int8_ptq": "model_int8_ptq.tflite",
     "int8": "model_int8.tflite",
 }
+# A setting's name is its flag's: the field's, behind its part's prefix unless the parts share it.
+PREFIXES = {"synthesis": "synthetic_", "frontend": "frontend_"}
+SHARED = ("clip_ms",)
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy", "pymicro-features")
 
 
@@ -67,6 +70,10 @@ class RunConfig:
     train: TrainConfig
     qat: finetuning.QatConfig
 
+    def __post_init__(self) -> None:
+        if self.calibration_clips < 1:
+            raise InputError(f"--calibration_clips={self.calibration_clips}: must be at least 1")
+
 
 class Run:
     """A run directory: its configuration, which stages are done, and how long each took.
@@ -79,8 +86,9 @@ class Run:
         self.directory = Path(config.run_dir)
         self._path = self.directory / "run.json"
         settings = _flat(config)
-        if self._path.exists():
-            self.record = json.loads(self._path.read_text())
+        self.record = json.loads(self._path.read_text()) if self._path.exists() else {}
+        # Until a stage is done nothing was made from the settings: a typing error can be mended.
+        if any(self.done(stage) for stage in STAGES):
             _check_same(self.record["config"], settings, config.run_dir)
         else:
             self.record = {
@@ -104,7 +112,7 @@ class Run:
 
     def done(self, stage: str) -> bool:
         """Whether a stage is complete."""
-        return self.record["stages"].get(stage, {}).get("status") == "done"
+        return self.record.get("stages", {}).get(stage, {}).get("status") == "done"
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -372,7 +380,11 @@ def _flat(config: RunConfig) -> dict:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            settings |= asdict(value)  # type: ignore[arg-type]
+            prefix = PREFIXES.get(field.name, "")
+            settings |= {
+                name if name in SHARED else prefix + name: setting
+                for name, setting in asdict(value).items()  # type: ignore[arg-type]
+            }
         elif field.name not in ("run_dir", "cache_dir"):
             settings[field.name] = value
     return json.loads(json.dumps(settings))

@@ -43,6 +43,10 @@ class LossConfig:
             raise InputError(
                 f"--class_weights and --alpha={self.alpha} both weigh the positives: give only one"
             )
+        try:
+            self.build()
+        except ValueError as error:
+            raise InputError(f"--{error}") from error
 
     def build(self) -> keras.losses.Loss:
         """The Keras loss."""
@@ -68,6 +72,15 @@ class TrainConfig:
     weight_decay: float = 1e-3
     patience: int = 15
     prior_bias: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name}={getattr(self, name)}: must be at least 1")
+        if not self.learning_rate > 0:
+            raise InputError(f"--learning_rate={self.learning_rate}: must be positive")
+        if not self.weight_decay >= 0:
+            raise InputError(f"--weight_decay={self.weight_decay}: must not be negative")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import tf_keras as keras
 
 from wakeword_keras import training
+from wakeword_keras.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,14 @@ class QatConfig:
     qat_epochs: int = 4
     qat_learning_rate: float = 5e-5
     frozen_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.qat_epochs < 1:
+            raise InputError(f"--qat_epochs={self.qat_epochs}: must be at least 1")
+        if not self.qat_learning_rate > 0:
+            raise InputError(f"--qat_learning_rate={self.qat_learning_rate}: must be positive")
+        if not 0 <= self.frozen_share <= 1:
+            raise InputError(f"--frozen_share={self.frozen_share}: must lie between 0 and 1")
 
     @property
     def frozen_from(self) -> int:

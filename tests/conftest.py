@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import soundfile
+import tf_keras as keras
+from tf_keras import layers
+
+from wakeword_keras import dataset
+from wakeword_keras.augmentation import AugmentConfig
+from wakeword_keras.corpus import CorpusConfig, read_corpus
+from wakeword_keras.features import FrontendConfig
+from wakeword_keras.training import TrainingData
+
+CLIP_MS = 500
+
+
+def write_recordings(root, clips=(("yes", 8), ("no", 12))):
+    """Tones for yes, noise for the rest, in a manifest; every split has its own speakers."""
+    root.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    time_s = np.arange(6400) / 16000
+    rows = ["path,label,speaker,split"]
+    for split in ("train", "validation", "test"):
+        for label, count in (*clips, ("_background_noise_", 2)):
+            for i in range(count):
+                name = f"{split}-{label}-{i}.wav"
+                sound = rng.normal(0, 0.05, len(time_s))
+                if label == "yes":
+                    sound += 0.3 * np.sin(2 * np.pi * rng.uniform(700, 900) * time_s)
+                soundfile.write(root / name, sound, 16000)
+                rows.append(f"{name},{label},{split}-{i},{split}")
+    (root / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def training_data(tmp_path_factory):
+    root = write_recordings(tmp_path_factory.mktemp("recordings"))
+    corpus = read_corpus([str(root)], CorpusConfig(wake_words=("yes",), clip_ms=CLIP_MS))
+    shards = dataset.write_shards(corpus, CLIP_MS, tmp_path_factory.mktemp("cache"))
+    frontend = FrontendConfig()
+    validation = dataset.split_features(shards, "validation", frontend)
+    return TrainingData(
+        shards,
+        (validation,),
+        frontend,
+        AugmentConfig(),
+        dataset.DataConfig(batch=8, echo=2, shuffle=32),
+        seed=1,
+    )
+
+
+@pytest.fixture
+def tiny_model(training_data):
+    """A small model without dropout: what it learns depends on the batches alone."""
+    keras.utils.set_random_seed(1)
+    frames = training_data.frontend.num_frames(training_data.shards.clip_samples)
+    x = inputs = layers.Input((frames, 40), name="features")
+    x = layers.Reshape((frames, 40, 1), name="image")(x)
+    x = layers.Conv2D(4, (8, 8), (8, 8), use_bias=False, name="conv")(x)
+    x = layers.BatchNormalization(momentum=0.9, name="norm")(x)
+    x = layers.ReLU(name="relu")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, layers.Dense(1, name="logit")(x))

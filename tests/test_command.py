@@ -1,0 +1,101 @@
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from flags import run_flags
+from tools import command
+from wakeword_keras.errors import InputError
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/run.json")
+# How HDF5 and TensorFlow report it.
+FULL_IN_HDF5 = OSError("Can't write data (file write failed: errno = 28, error message = "
+                       "'No space left on device', total write size = 8)")  # fmt: skip
+FULL_IN_TENSORFLOW = RuntimeError("runs/x/fp32/checkpoints; No space left on device [Op:SaveV2]")
+
+
+def ended(error, capsys):
+    def main(arguments):
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        command._guarded(main, [])
+    return end.value.code, capsys.readouterr().err
+
+
+def test_bad_input_is_one_line_and_exit_code_1(capsys):
+    code, said = ended(InputError("clip.wav: not audio:\n  remove it"), capsys)
+    assert (code, said) == (1, "error: clip.wav: not audio: remove it\n")
+
+
+@pytest.mark.parametrize("error", [FULL, FULL_IN_HDF5, FULL_IN_TENSORFLOW])
+def test_a_full_disk_is_one_line_and_exit_code_1(error, capsys):
+    code, said = ended(error, capsys)
+    assert code == 1
+    assert "the disk is full: free space, run again" in said
+    assert said.count("\n") == 1
+    if error is FULL:
+        assert "runs/x/run.json" in said
+
+
+def test_an_interrupt_ends_with_130_and_says_how_to_go_on(capsys):
+    code, said = ended(KeyboardInterrupt(), capsys)
+    assert code == 130
+    assert "the same command goes on" in said
+    assert said.count("\n") == 1
+
+
+def test_an_error_of_our_own_is_not_hidden():
+    def main(arguments):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(OSError, match="Input/output"):
+        command._guarded(main, [])
+
+
+def test_an_unknown_flag_is_one_line_with_the_nearest_name(capsys):
+    assert run_flags.PARTS  # whose import defines the flags
+    with pytest.raises(SystemExit) as end:
+        command._parse(["train", "--gama=2"])
+    said = capsys.readouterr().err
+    assert end.value.code == 1
+    assert "gama" in said
+    assert "gamma" in said
+    assert said.count("\n") == 1
+
+
+PROGRAM = """
+from tools import command
+from wakeword_keras import InputError
+def main(arguments):
+    print("at work")
+    {body}
+command.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "last"),
+    [
+        ("return", 0, None),
+        ("raise InputError('x.wav: broken')", 1, "error: x.wav: broken"),
+        ("raise KeyboardInterrupt", 130, "interrupted: the same command goes on from here"),
+        ("raise ZeroDivisionError('ours')", 1, "ZeroDivisionError: ours"),
+    ],
+)
+def test_the_process_ends_with_its_code_and_its_output(body, code, last):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(body=body)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    lines = done.stderr.splitlines()
+    assert done.returncode == code
+    assert done.stdout == "at work\n"
+    assert (lines[-1] if lines else None) == last
+    # A traceback is for our own errors alone.
+    assert (len(lines) > 1) == (last == "ZeroDivisionError: ours")
