@@ -87,9 +87,7 @@ def test_the_input_keeps_the_range_of_the_device(qat, training_data, tmp_path):
     np.testing.assert_allclose(layer(wild, training=True), heard, atol=1e-4)
 
 
-def test_the_schedule_is_one_over_both_parts_and_each_epoch_has_a_row(
-    qat, training_data, tmp_path
-):
+def test_the_schedule_is_one_over_both_parts_and_each_epoch_has_a_row(qat, training_data, tmp_path):
     config = QatConfig(qat_epochs=4, qat_learning_rate=0.01)
     finetuning.finetune(qat, training_data, LossConfig(), config, tmp_path)
     with (tmp_path / "history.csv").open(newline="") as file:

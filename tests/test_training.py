@@ -184,9 +184,7 @@ def test_class_weights_reach_the_loss(tiny_model, training_data, tmp_path):
     for class_weights in (False, True):
         directory = tmp_path / str(class_weights)
         loss = LossConfig(gamma=0.0, class_weights=class_weights)
-        training.train(
-            copy_of(tiny_model), training_data, loss, TrainConfig(epochs=1), directory
-        )
+        training.train(copy_of(tiny_model), training_data, loss, TrainConfig(epochs=1), directory)
         shares[class_weights] = float(epochs_in(directory)[0]["share_positive"])
     assert shares[True] > shares[False] + 0.02
 

@@ -275,6 +275,7 @@ def training_batches(
     # A tensor made out here is captured; as a constant of the graph it would cost half a minute.
     background = tf.constant(np.load(shards.directory / "background.npy"))
     frames = frontend.num_frames(shards.clip_samples)
+    silence = frontend.input_affine.low
     paths = tf.constant(shards.paths("train"))
 
     def heard(chunk_seed: tf.Tensor, clips: dict[str, tf.Tensor]):
@@ -287,7 +288,7 @@ def training_batches(
         return features, labels, clips["weight"], tf.cast(clips["group"], tf.int32)
 
     def masked(mask_seed: tf.Tensor, batch: tuple):
-        return spec_augment(batch[0], mask_seed, augment), *batch[1:]
+        return spec_augment(batch[0], mask_seed, augment, silence), *batch[1:]
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         pair = tf.stack([tf.cast(seed, tf.int64), epoch])

@@ -295,6 +295,23 @@ def _export(
         }
         for name, convert in converters.items():
             write_bytes(run.path("export", TFLITE_FILES[name]), convert())
+        write_json(run.path("export", "export.json"), _export_record(run))
+
+
+def _export_record(run: Run) -> dict:
+    """What each exported file is made of, and the weights that the INT8 one came from."""
+    files = {}
+    for name, file in TFLITE_FILES.items():
+        path = run.path("export", file)
+        files[file] = {
+            "model": name,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "bytes": path.stat().st_size,
+            "operators": runtimes.operators(path),
+            "tensors": {kind: len(names) for kind, names in runtimes.tensor_types(path).items()},
+        }
+    weights = run.path("qat", "model.weights.h5").read_bytes()
+    return {"files": files, "qat_weights_sha256": hashlib.sha256(weights).hexdigest()}
 
 
 def _report(
@@ -302,12 +319,13 @@ def _report(
 ) -> evaluation.EvaluationReport:
     """Every runtime on the same clips; thresholds from validation, figures from test."""
     with run.stage("report"):
-        scorers, facts = runtimes.open_tflite(
+        exported, exported_facts = runtimes.open_tflite(
             {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
         )
-        for name, model in (("fp32", fp32), ("qat", qat)):
-            scorers[name] = runtimes.keras_scorer(model)
-            facts[name] = runtimes.keras_facts(model)
+        in_keras = {"fp32": fp32, "qat": qat}
+        scorers = {name: runtimes.keras_scorer(model) for name, model in in_keras.items()}
+        facts = {name: runtimes.keras_facts(model) for name, model in in_keras.items()}
+        scorers, facts = scorers | exported, facts | exported_facts
 
         def scored(split: str, condition: str) -> evaluation.Scores:
             return evaluation.score(_batches(shards, split, config.frontend, condition), scorers)
