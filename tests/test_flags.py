@@ -20,6 +20,8 @@ SETTINGS = [
     for part, dataclass in PARTS.items()
     for field in dataclasses.fields(dataclass)
     if not (part == "" and field.name in run_flags.PARTS)
+    # One flag for both, with the default of the corpus.
+    and not (part == "synthesis" and field.name in pipeline.SHARED)
 ]
 IDS = [config.flag_name(field.name, run_flags.PREFIXES.get(part, "")) for part, field in SETTINGS]
 
@@ -34,6 +36,8 @@ def command_line():
     with flagsaver.flagsaver():
         flags.FLAGS.unparse_flags()
         yield parse
+        for name in flags.FLAGS:
+            flags.FLAGS[name].unparse()
         flags.FLAGS(["train"])
 
 
