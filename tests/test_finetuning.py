@@ -1,4 +1,5 @@
 import csv
+import itertools
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_statistics_and_ranges_follow_the_data_and_then_stand_still(snapshots):
 
 
 def test_kernels_learn_in_both_parts(snapshots):
-    for before, after in zip(snapshots, snapshots[1:], strict=False):
+    for before, after in itertools.pairwise(snapshots):
         assert moved(before, after, KERNELS) == set(named(before, KERNELS))
 
 

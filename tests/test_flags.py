@@ -8,7 +8,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from flags import config, run_flags
-from tools import train  # noqa: F401 - its key flags
+from tools import train
 from wakeword_keras import pipeline
 from wakeword_keras.errors import InputError
 from wakeword_keras.training import LossConfig

@@ -16,7 +16,6 @@ from absl import flags
 from absl.testing import flagsaver
 from conftest import write_recordings
 
-from flags import run_flags
 from tools import command, train
 from wakeword_keras import callbacks, dataset, pipeline, runtimes
 from wakeword_keras.quantization import scheme
@@ -432,9 +431,9 @@ def test_a_bad_recording_can_be_skipped_and_is_counted(
         tool(f"--data_dir={recordings}", "--wake_words=yes", "--skip_bad_audio", "--clip_ms=500")
     corpus = read(tmp_path / "run" / "corpus.json")
     assert corpus["splits"]["train"]["labels"]["no"]["clips"] == 11
-    assert any(
-        "train-no-3.wav" in message and "1" in message for message in corpus["messages"]
-    ), corpus["messages"]
+    assert any("train-no-3.wav" in message and "1" in message for message in corpus["messages"]), (
+        corpus["messages"]
+    )
     assert "train-no-3.wav" in capsys.readouterr().out
 
 
@@ -460,5 +459,3 @@ def test_bad_input_through_a_process_is_one_line_without_a_traceback(tmp_path):
         f"--data_dir={tmp_path / 'nowhere'}", "--wake_words=yes", f"--run_dir={tmp_path / 'run'}"
     )
     refused((done.returncode, done.stderr), tmp_path / "nowhere")
-
-

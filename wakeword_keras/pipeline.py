@@ -4,13 +4,8 @@ import dataclasses
 import hashlib
 import json
 import os
-import platform
-import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import tf_keras as keras
@@ -22,7 +17,9 @@ from wakeword_keras.dataset import DataConfig, Shards
 from wakeword_keras.errors import InputError
 from wakeword_keras.export import tflite
 from wakeword_keras.features import FrontendConfig, compute
+from wakeword_keras.files import write_bytes, write_json
 from wakeword_keras.quantization import calibration, finetuning, scheme
+from wakeword_keras.rundir import RunDirectory, hash_of
 from wakeword_keras.synthesis import SynthesisConfig, synthesize
 from wakeword_keras.training import LossConfig, TrainConfig
 
@@ -35,7 +32,6 @@ TFLITE_FILES = {
 # A setting's name is its flag's: the field's, behind its part's prefix unless the parts share it.
 PREFIXES = {"synthesis": "synthetic_", "frontend": "frontend_"}
 SHARED = ("clip_ms",)
-PACKAGES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy", "pymicro-features")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,65 +71,6 @@ class RunConfig:
             raise InputError(f"--calibration_clips={self.calibration_clips}: must be at least 1")
 
 
-class Run:
-    """A run directory: its configuration, which stages are done, and how long each took.
-
-    Raises:
-      InputError: the directory holds a run of another configuration.
-    """
-
-    def __init__(self, config: RunConfig) -> None:
-        self.directory = Path(config.run_dir)
-        self._path = self.directory / "run.json"
-        settings = _flat(config)
-        self.record = json.loads(self._path.read_text()) if self._path.exists() else {}
-        # Until a stage is done nothing was made from the settings: a typing error can be mended.
-        if any(self.done(stage) for stage in STAGES):
-            _check_same(self.record["config"], settings, config.run_dir)
-        else:
-            self.record = {
-                "versions": {name: version(name) for name in PACKAGES},
-                "python": platform.python_version(),
-                "seed": config.seed,
-                "config": settings,
-                "stages": {},
-            }
-            self.save()
-
-    def path(self, *parts: str) -> Path:
-        """A path inside the run directory; its folder exists."""
-        path = self.directory.joinpath(*parts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def save(self) -> None:
-        """Write run.json."""
-        write_json(self.path("run.json"), self.record)
-
-    def done(self, stage: str) -> bool:
-        """Whether a stage is complete."""
-        return self.record.get("stages", {}).get(stage, {}).get("status") == "done"
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Mark a stage as running, then as done with the seconds it took in all."""
-        number = f"[{STAGES.index(name) + 1}/{len(STAGES)}]"
-        print(f"{number} {name}", flush=True)
-        before = self.record["stages"].get(name, {}).get("seconds", 0.0)
-        config_hash = _hash(self.record["config"])
-        entry = {"status": "running", "seconds": before, "config_sha256": config_hash}
-        self.record["stages"][name] = entry
-        self.save()
-        start = time.monotonic()
-        try:
-            yield
-            entry["status"] = "done"
-        finally:
-            entry["seconds"] = round(before + time.monotonic() - start, 1)
-            self.save()
-        print(f"{number} {name}: {entry['seconds']:.0f} s", flush=True)
-
-
 def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> None:
     """Run every stage that is not done yet, from recordings or a phrase to a firmware bundle.
 
@@ -146,7 +83,7 @@ def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> N
       InputError: something given is wrong: the message names it and the mend.
     """
     keras.utils.set_random_seed(config.seed)
-    run = Run(config)
+    run = RunDirectory(config.run_dir, _flat(config), STAGES)
     for stage in again:
         run.record["stages"].pop(stage, None)
     if flagfile:
@@ -162,7 +99,7 @@ def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> N
     print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
 
 
-def _corpus(run: Run, config: RunConfig) -> Shards:
+def _corpus(run: RunDirectory, config: RunConfig) -> Shards:
     """Clips as shards; recordings are read again only where their shards are gone."""
     if run.done("corpus") and (shards := dataset.open_shards(run.record["shards"])):
         return shards
@@ -185,7 +122,7 @@ def gather_corpus(config: RunConfig) -> Corpus:
     """The clips of a run: its recordings, and speech synthesised for its phrase."""
     folders = list(config.data_dir)
     if config.wake_phrase:
-        key = _hash([config.wake_phrase, asdict(config.synthesis)])[:16]
+        key = hash_of([config.wake_phrase, asdict(config.synthesis)])[:16]
         folders.append(f"{config.cache_dir}/speech-{key}")
         synthesize(config.wake_phrase, folders[-1], config.synthesis)
     return read_corpus(folders, config.corpus)
@@ -207,7 +144,7 @@ def _training_data(config: RunConfig, shards: Shards) -> training.TrainingData:
     )
 
 
-def _fp32(run: Run, config: RunConfig, shards: Shards) -> keras.Model:
+def _fp32(run: RunDirectory, config: RunConfig, shards: Shards) -> keras.Model:
     path = run.path("fp32", "model.keras")
     if not run.done("fp32"):
         with run.stage("fp32"):
@@ -241,7 +178,7 @@ def _calibration_set(config: RunConfig, shards: Shards) -> calibration.Calibrati
 
 
 def _qat(
-    run: Run,
+    run: RunDirectory,
     config: RunConfig,
     shards: Shards,
     fp32: keras.Model,
@@ -279,7 +216,7 @@ def _calibration_record(
 
 
 def _export(
-    run: Run,
+    run: RunDirectory,
     fp32: keras.Model,
     qat: keras.Model,
     calibration_set: calibration.CalibrationSet,
@@ -298,7 +235,7 @@ def _export(
         write_json(run.path("export", "export.json"), _export_record(run))
 
 
-def _export_record(run: Run) -> dict:
+def _export_record(run: RunDirectory) -> dict:
     """What each exported file is made of, and the weights that the INT8 one came from."""
     files = {}
     for name, file in TFLITE_FILES.items():
@@ -315,7 +252,7 @@ def _export_record(run: Run) -> dict:
 
 
 def _report(
-    run: Run, config: RunConfig, shards: Shards, fp32: keras.Model, qat: keras.Model
+    run: RunDirectory, config: RunConfig, shards: Shards, fp32: keras.Model, qat: keras.Model
 ) -> evaluation.EvaluationReport:
     """Every runtime on the same clips; thresholds from validation, figures from test."""
     with run.stage("report"):
@@ -360,7 +297,7 @@ def _batches(
         )
 
 
-def _firmware(run: Run, config: RunConfig, evaluated: evaluation.EvaluationReport) -> None:
+def _firmware(run: RunDirectory, config: RunConfig, evaluated: evaluation.EvaluationReport) -> None:
     with run.stage("firmware"):
         firmware.write_bundle(
             run.path("export", TFLITE_FILES["int8"]),
@@ -371,25 +308,9 @@ def _firmware(run: Run, config: RunConfig, evaluated: evaluation.EvaluationRepor
             threshold_logit=evaluated.models["int8"].threshold,
             hashes={
                 "corpus": run.record["data_sha256"],
-                "config": _hash(run.record["config"]),
+                "config": hash_of(run.record["config"]),
             },
         )
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write JSON atomically: a reader sees the old file or the new one."""
-    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-
-
-def _hash(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _flat(config: RunConfig) -> dict:
@@ -406,13 +327,3 @@ def _flat(config: RunConfig) -> dict:
         elif field.name not in ("run_dir", "cache_dir"):
             settings[field.name] = value
     return json.loads(json.dumps(settings))
-
-
-def _check_same(before: dict, now: dict, run_dir: str) -> None:
-    differing = [name for name in now if before.get(name) != now[name]]
-    if differing:
-        name = differing[0]
-        raise InputError(
-            f"{run_dir} holds a run with --{name}={before.get(name)}, not {now[name]}: "
-            "give another --run_dir, or the flags in its run.flags"
-        )
