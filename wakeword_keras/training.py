@@ -157,15 +157,7 @@ def fit(
     """The training loop of both stages: resumable, logged, ending with the best epoch's weights."""
     directory.mkdir(parents=True, exist_ok=True)
     steps = data.shards.steps_per_epoch(data.config)
-    optimizer = keras.optimizers.AdamW(
-        keras.optimizers.schedules.CosineDecay(
-            0.0,
-            decay_steps=max(1, steps * (schedule.epochs - 1)),
-            warmup_target=schedule.learning_rate,
-            warmup_steps=steps,
-        ),
-        weight_decay=schedule.weight_decay,
-    )
+    optimizer = _optimizer(schedule, steps)
     resume = callbacks.Resume(directory / "checkpoints", model, optimizer)
     first_epoch = resume.restore()
     history = callbacks.HistoryCsv(directory / "history.csv")
@@ -211,6 +203,17 @@ def fit(
             verbose=0,
         )
     keep_best.restore()
+
+
+def _optimizer(schedule: Schedule, steps: int) -> keras.optimizers.Optimizer:
+    """AdamW; the learning rate rises over the first epoch and falls to zero along a cosine."""
+    learning_rate = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        decay_steps=max(1, steps * (schedule.epochs - 1)),
+        warmup_target=schedule.learning_rate,
+        warmup_steps=steps,
+    )
+    return keras.optimizers.AdamW(learning_rate, weight_decay=schedule.weight_decay)
 
 
 def _class_weighted(data: TrainingData) -> Callable:
