@@ -1,6 +1,8 @@
 """The flags of a run, and the RunConfig they describe."""
 
 import dataclasses
+import sys
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -58,6 +60,23 @@ def read() -> RunConfig:
     }
     corpus = config.read(CorpusConfig, wake_words=wake_words)
     return config.read(RunConfig, corpus=corpus, **parts)
+
+
+def of_run() -> RunConfig:
+    """The run that --run_dir holds, from its run.flags; --cache_dir may be given anew.
+
+    Raises:
+      InputError: there is no run.
+    """
+    values = flags.FLAGS
+    path = Path(values.run_dir, "run.flags")
+    if not path.is_file():
+        raise InputError(f"--run_dir={values.run_dir} holds no run: {path} is missing")
+    given = {name: values[name].value for name in ("run_dir", "cache_dir") if values[name].present}
+    values([sys.argv[0], f"--flagfile={path}"])
+    for name, value in given.items():
+        values[name].value = value
+    return read()
 
 
 def replayable() -> str:

@@ -5,6 +5,7 @@ import soundfile
 from wakeword_keras import dataset
 from wakeword_keras.augmentation import AugmentConfig
 from wakeword_keras.corpus import GROUPS, NOISE, POSITIVE, SPEECH, CorpusConfig, read_corpus
+from wakeword_keras.errors import InputError
 from wakeword_keras.features import FrontendConfig, compute
 
 FRONTEND = FrontendConfig()
@@ -125,3 +126,23 @@ def test_cold_features_are_the_front_ends_and_warm_ones_differ(shards):
         cold.labels(1)[:, 0], [clip.group == POSITIVE for clip in cold.clips]
     )
     assert {clip.group for clip in cold.clips} == {POSITIVE, SPEECH, NOISE}
+
+
+def test_impulse_responses_reach_the_training_clips(shards, tmp_path):
+    always = AugmentConfig(reverberation_probability=1.0)
+    response = np.zeros(1600, np.float32)
+    response[[0, 800]] = 0.5, 0.4
+    soundfile.write(tmp_path / "room.wav", response, 16000)
+    rooms = dataset.read_impulse_responses(tmp_path)
+    assert rooms.shape[0] == 1
+
+    def first(responses):
+        stream = dataset.training_batches(
+            shards, FRONTEND, always, CONFIG, 1, 0, 1, impulse_responses=responses
+        )
+        return next(stream.as_numpy_iterator())[0]
+
+    assert (first(rooms) != first(None)).any()
+    assert dataset.read_impulse_responses("") is None
+    with pytest.raises(InputError, match="impulse_response_dir"):
+        dataset.read_impulse_responses(tmp_path.parent / "nowhere")

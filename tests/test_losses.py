@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -5,207 +7,247 @@ import tf_keras as keras
 
 from wakeword_keras.losses import FocalLoss, focal_weight, prior_bias, sigmoid_focal_loss
 
-GAMMAS = (0.0, 0.5, 1.0, 2.0, 5.0)
-LOGITS = np.linspace(-30, 30, 1201).astype(np.float32)
+EPS = np.finfo(np.float32).eps
+GAMMAS = [0.5, 1.0, 2.0, 5.0]
 
 
-def value_and_gradient(labels, logits, **parameters):
-    logits = tf.constant(logits)
+def batch(seed=0, shape=(64, 3), scale=4.0):
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(shape) < 0.4).astype(np.float32)
+    return labels, rng.normal(scale=scale, size=shape).astype(np.float32)
+
+
+def value_and_gradient(labels, logits, **options):
+    logits = tf.convert_to_tensor(logits)
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        loss = sigmoid_focal_loss(labels, logits, **parameters)
-    return loss.numpy(), tape.gradient(loss, logits).numpy()
+        value = sigmoid_focal_loss(labels, logits, **options)
+    return value.numpy(), tape.gradient(value, logits).numpy()
 
 
-def exact(label, logits, gamma, alpha):
-    """Value and gradient in float64 from the definition, p_t and log p_t written out."""
-    s = np.asarray(logits, np.float64) * (2 * label - 1)
-    w = 1.0 if alpha is None else alpha if label else 1 - alpha
-    log_pt, log_q = -np.logaddexp(0, -s), -np.logaddexp(0, s)
-    modulating = np.exp(gamma * log_q)
-    slope = gamma * np.exp(log_pt) * log_pt - np.exp(log_q)
-    return -w * modulating * log_pt, (2 * label - 1) * w * modulating * slope
+def reference(labels, logits, gamma, alpha):
+    """Value and gradient by the paper's formula, in the widest float that NumPy has."""
+    y, x = np.asarray(labels, np.longdouble), np.asarray(logits, np.longdouble)
+    p, q = 1 / (1 + np.exp(-x)), 1 / (1 + np.exp(x))
+    ce = y * np.logaddexp(0, -x) + (1 - y) * np.logaddexp(0, x)
+    wrong = y * q + (1 - y) * p
+    alpha_t = 1.0 if alpha is None else alpha * y + (1 - alpha) * (1 - y)
+    slope = gamma * ce * (1 - 2 * y) * p * q / wrong + (1 - y) * p - y * q
+    return alpha_t * wrong**gamma * ce, alpha_t * wrong**gamma * slope
 
 
-@pytest.mark.parametrize("label", [0.0, 1.0])
-def test_gamma_zero_is_cross_entropy_to_the_last_bit(label):
-    labels = np.full_like(LOGITS, label)
-    loss, gradient = value_and_gradient(labels, LOGITS, gamma=0.0, alpha=None)
-    logits = tf.constant(LOGITS)
-    with tf.GradientTape() as tape:
-        tape.watch(logits)
-        expected = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
-    np.testing.assert_array_equal(loss, expected)
-    np.testing.assert_array_equal(gradient, tape.gradient(expected, logits))
+def test_hand_derived_values():
+    # Logit 0: p = 1/2, so (1/2)^2 ln 2 = 0.17328680; times 0.25 (positive), 0.75 (negative).
+    # Logit ln 3, positive: p_t = 3/4, so 0.25 (1/4)^2 ln(4/3) = 0.00449503.
+    loss = sigmoid_focal_loss([1.0, 0.0, 1.0], [0.0, 0.0, math.log(3.0)])
+    np.testing.assert_allclose(loss, [0.04332170, 0.12996510, 0.00449503], rtol=1e-6)
 
 
-def test_a_value_derived_by_hand():
-    # logit ln 3, positive: p = 3/4, q = 1/4: 0.25 * (1/4)^2 * ln(4/3) = 0.0044950324
-    # the same, negative:   q = 3/4:         0.75 * (3/4)^2 * ln 4     = 0.58484294
-    logits = np.full(2, np.log(3), np.float32)
-    loss, gradient = value_and_gradient([1.0, 0.0], logits, gamma=2.0, alpha=0.25)
-    np.testing.assert_allclose(loss, [0.0044950324, 0.58484294], rtol=2e-7)
-    # -0.25/16 * (1/4 + 2 * 3/4 * ln(4/3)) and 0.75 * 9/16 * (3/4 + 2 * 1/4 * ln 4)
-    np.testing.assert_allclose(gradient, [-0.010648799, 0.60882772], rtol=2e-7)
+def test_hand_derived_gradient():
+    # Positive at logit 0: -alpha q^2 (q + 2 (1 - q) ce) = -0.25 / 4 (0.5 + ln 2) = -0.07457170.
+    _, gradient = value_and_gradient([1.0], [0.0])
+    np.testing.assert_allclose(gradient, [-0.07457170], rtol=1e-6)
 
 
-def test_alpha_one_silences_negatives_and_alpha_zero_positives():
-    loss, gradient = value_and_gradient(np.zeros_like(LOGITS), LOGITS, alpha=1.0)
-    assert not loss.any()
-    assert not gradient.any()
-    loss, gradient = value_and_gradient(np.ones_like(LOGITS), LOGITS, alpha=0.0)
-    assert not loss.any()
-    assert not gradient.any()
+@pytest.mark.parametrize("soft_labels", [False, True])
+def test_gamma_zero_without_alpha_is_cross_entropy_bit_for_bit(soft_labels):
+    labels, logits = batch(scale=20.0)
+    focal = sigmoid_focal_loss(labels, logits, gamma=0.0, alpha=None, soft_labels=soft_labels)
+    assert np.array_equal(focal, tf.nn.sigmoid_cross_entropy_with_logits(labels, logits))
 
 
-def test_alpha_a_half_is_half_of_no_alpha():
-    labels = (np.arange(len(LOGITS)) % 2).astype(np.float32)
-    half = sigmoid_focal_loss(labels, LOGITS, alpha=0.5)
-    whole = sigmoid_focal_loss(labels, LOGITS, alpha=None)
-    np.testing.assert_allclose(half, 0.5 * whole, rtol=1e-6)
+@pytest.mark.parametrize("gamma", [0.0, *GAMMAS])
+def test_alpha_one_silences_negatives_and_alpha_zero_positives(gamma):
+    labels, logits = batch()
+    only_positives = sigmoid_focal_loss(labels, logits, gamma=gamma, alpha=1.0).numpy()
+    only_negatives = sigmoid_focal_loss(labels, logits, gamma=gamma, alpha=0.0).numpy()
+    both = sigmoid_focal_loss(labels, logits, gamma=gamma, alpha=None).numpy()
+    assert not only_positives[labels == 0].any()
+    assert not only_negatives[labels == 1].any()
+    np.testing.assert_allclose(only_positives + only_negatives, both, rtol=2 * EPS)
 
 
-def test_swapping_label_sign_and_alpha_changes_nothing():
-    ones = np.ones_like(LOGITS)
-    one = sigmoid_focal_loss(ones, LOGITS, alpha=0.3)
-    other = sigmoid_focal_loss(1 - ones, -LOGITS, alpha=0.7)
-    np.testing.assert_allclose(one, other, rtol=1e-6)
+@pytest.mark.parametrize("gamma", [*GAMMAS, 3.3])
+def test_soft_path_equals_hard_path_on_hard_labels(gamma):
+    labels, logits = batch(scale=8.0)
+    hard = value_and_gradient(labels, logits, gamma=gamma)
+    soft = value_and_gradient(labels, logits, gamma=gamma, soft_labels=True)
+    np.testing.assert_allclose(hard, soft, rtol=100 * EPS, atol=1e-30)
 
 
-@pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("label", [0, 1])
-@pytest.mark.parametrize("alpha", [None, 0.25])
-def test_values_and_gradients_equal_float64_over_thirty_either_way(gamma, label, alpha):
-    labels = np.full_like(LOGITS, label)
-    loss, gradient = value_and_gradient(labels, LOGITS, gamma=gamma, alpha=alpha)
-    value, slope = exact(label, LOGITS, gamma, alpha)
-    # q^gamma carries gamma times the relative error of q. Cross-entropy itself (gamma 0) is
-    # TensorFlow's and loses a small gradient in 1 - p, so only its absolute error is bounded.
-    relative = 2e-6 * (1 + gamma)
-    tiny = 1e-37 if gamma else 1e-7
-    np.testing.assert_allclose(loss, value, rtol=relative, atol=tiny)
-    np.testing.assert_allclose(gradient, slope, rtol=relative, atol=tiny)
-
-
-@pytest.mark.parametrize("gamma", GAMMAS)
-def test_the_gradient_is_the_slope_of_the_loss(gamma):
-    logits = np.linspace(-6, 6, 49)
-    labels = (np.arange(49) % 2).astype(np.float64)
-    _, gradient = value_and_gradient(labels, logits, gamma=gamma)
-    step = 1e-5
-    up = sigmoid_focal_loss(labels, logits + step, gamma=gamma).numpy()
-    down = sigmoid_focal_loss(labels, logits - step, gamma=gamma).numpy()
-    np.testing.assert_allclose(gradient, (up - down) / (2 * step), rtol=1e-6, atol=1e-10)
-
-
-@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
-def test_everything_is_finite_at_a_hundred(gamma):
-    logits = np.array([-1e4, -100, -89, -17, 0, 17, 89, 100, 1e4], np.float32)
-    for label in (0.0, 1.0):
-        loss, gradient = value_and_gradient(np.full_like(logits, label), logits, gamma=gamma)
-        assert np.isfinite(loss).all()
-        assert np.isfinite(gradient).all()
-
-
-def test_keras_own_focal_loss_agrees_where_it_is_finite_and_fails_where_ours_does_not():
-    logits = np.linspace(-9, 9, 37).astype(np.float32)[:, None]
-    labels = (np.arange(37) % 3 == 0).astype(np.float32)[:, None]
-    theirs = keras.losses.BinaryFocalCrossentropy(
-        apply_class_balancing=True, alpha=0.25, gamma=2.0, from_logits=True
+@pytest.mark.parametrize("gamma", [0.0, *GAMMAS])
+def test_weight_times_cross_entropy_is_the_loss(gamma):
+    labels, logits = batch()
+    cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
+    loss = sigmoid_focal_loss(labels, logits, gamma=gamma)
+    np.testing.assert_allclose(
+        focal_weight(labels, logits, gamma) * cross_entropy, loss, rtol=30 * EPS
     )
-    ours = FocalLoss(gamma=2.0, alpha=0.25)
-    assert float(ours(labels, logits)) == pytest.approx(float(theirs(labels, logits)), rel=1e-5)
-    extreme = tf.constant([[20.0]])
-    naive = keras.losses.BinaryFocalCrossentropy(gamma=0.5, from_logits=True)
-    with tf.GradientTape() as tape:
-        tape.watch(extreme)
-        loss = naive([[1.0]], extreme)
-    assert np.isnan(tape.gradient(loss, extreme).numpy()).all()
 
 
-def test_hard_examples_weigh_more_and_gamma_sharpens():
-    labels = tf.ones_like(LOGITS)
-    weights = [focal_weight(labels, LOGITS, gamma).numpy() for gamma in (1.0, 2.0, 5.0)]
-    for weight in weights:
-        assert (np.diff(weight) <= 0).all()
-        assert weight[0] == pytest.approx(1.0)
-    assert (weights[0] >= weights[1]).all()
-    assert (weights[1] >= weights[2]).all()
-    np.testing.assert_array_equal(focal_weight(labels, LOGITS, 0.0), np.ones_like(LOGITS))
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_weight_falls_as_a_positive_gets_easier(gamma):
+    logits = np.linspace(-12, 12, 200, dtype=np.float32)
+    weight = focal_weight(np.ones_like(logits), logits, gamma, None).numpy()
+    assert (np.diff(weight) < 0).all()
+    np.testing.assert_allclose(weight, (1 / (1 + np.exp(logits.astype(float)))) ** gamma, rtol=1e-5)
 
 
-def test_label_smoothing_is_a_mixture_of_both_outcomes():
-    labels = (np.arange(len(LOGITS)) % 2).astype(np.float32)
-    smooth = sigmoid_focal_loss(labels, LOGITS, gamma=2.0, alpha=None, label_smoothing=0.2)
-    one = sigmoid_focal_loss(labels, LOGITS, gamma=2.0, alpha=None)
-    other = sigmoid_focal_loss(1 - labels, LOGITS, gamma=2.0, alpha=None)
-    np.testing.assert_allclose(smooth, 0.9 * one + 0.1 * other, rtol=1e-5)
+@pytest.mark.parametrize("alpha", [None, 0.25])
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_gradient_matches_a_wide_float_over_thirty_logits(gamma, alpha):
+    logits = np.tile(np.linspace(-30, 30, 1201, dtype=np.float32), (2, 1))
+    labels = np.repeat([[0.0], [1.0]], 1201, axis=1)
+    value, gradient = value_and_gradient(labels, logits, gamma=gamma, alpha=alpha)
+    exact_value, exact_gradient = reference(labels, logits, gamma, alpha)
+    # A few float32 steps for each factor of the product; below 1e-36 float32 underflows.
+    tolerance = {"rtol": 8 * (1 + gamma) * EPS, "atol": 1e-36}
+    np.testing.assert_allclose(value, exact_value.astype(float), **tolerance)
+    np.testing.assert_allclose(gradient, exact_gradient.astype(float), **tolerance)
 
 
-def test_smoothed_gamma_zero_is_keras_smoothed_cross_entropy():
-    labels = (np.arange(32) % 2).astype(np.float32)[:, None]
-    logits = np.linspace(-5, 5, 32).astype(np.float32)[:, None]
-    ours = FocalLoss(gamma=0.0, alpha=None, label_smoothing=0.1)
-    theirs = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.1)
-    assert float(ours(labels, logits)) == pytest.approx(float(theirs(labels, logits)), rel=1e-6)
+@pytest.mark.parametrize("label", [0.0, 0.05, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("gamma", [0.0, *GAMMAS])
+def test_gradient_is_the_derivative_of_the_value(gamma, label):
+    logits, step = tf.linspace(tf.constant(-8.0, tf.float64), 8.0, 33), 1e-5
+    labels, options = np.full(33, label), {"gamma": gamma, "soft_labels": label not in (0.0, 1.0)}
+    up, gradient, down = (
+        value_and_gradient(labels, logits + shift, **options) for shift in (step, 0.0, -step)
+    )
+    np.testing.assert_allclose(gradient[1], (up[0] - down[0]) / (2 * step), atol=1e-9, rtol=1e-7)
 
 
-def test_sample_weight_counts_once_and_reductions_reduce():
-    labels, logits = np.ones((4, 2), np.float32), np.zeros((4, 2), np.float32)
-    weights = np.array([1.0, 2.0, 0.0, 1.0], np.float32)
-    each = 0.25 * 0.25 * np.log(2)
-    per_clip = FocalLoss(reduction="none")(labels, logits, sample_weight=weights)
-    np.testing.assert_allclose(per_clip, each * weights, rtol=1e-6)
-    total = FocalLoss(reduction="sum")(labels, logits, sample_weight=weights)
-    assert float(total) == pytest.approx(4 * each)
-    mean = FocalLoss()(labels, logits, sample_weight=weights)
-    assert float(mean) == pytest.approx(each)
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("gamma", [1.0, 2.0, 3.3])
+def test_second_derivative_is_the_derivative_of_the_gradient(gamma, graph):
+    labels, step = np.repeat([[0.0], [1.0]], 21, axis=1), 1e-5
+    logits = tf.constant(np.tile(np.linspace(-5, 5, 21), (2, 1)), tf.float64)
+
+    def second_derivative(logits):
+        with tf.GradientTape() as outer:
+            outer.watch(logits)
+            with tf.GradientTape() as inner:
+                inner.watch(logits)
+                value = sigmoid_focal_loss(labels, logits, gamma=gamma)
+            first = inner.gradient(value, logits)
+        return outer.gradient(first, logits)
+
+    _, up = value_and_gradient(labels, logits + step, gamma=gamma)
+    _, down = value_and_gradient(labels, logits - step, gamma=gamma)
+    ours = (tf.function(second_derivative) if graph else second_derivative)(logits)
+    np.testing.assert_allclose(ours, (up - down) / (2 * step), atol=1e-8)
 
 
-def test_the_configuration_survives_saving():
-    loss = FocalLoss(gamma=1.5, alpha=None, label_smoothing=0.05, reduction="sum", name="mine")
+@pytest.mark.parametrize("soft_labels", [False, True])
+@pytest.mark.parametrize("gamma", [0.0, *GAMMAS])
+def test_finite_at_extreme_logits(gamma, soft_labels):
+    logits = np.float32([-100, 100, -100, 100, -1e4, 1e4])
+    labels = np.float32([0, 0, 1, 1, 1, 1])
+    value, gradient = value_and_gradient(labels, logits, gamma=gamma, soft_labels=soft_labels)
+    assert np.isfinite(value).all()
+    assert np.isfinite(gradient).all()
+    # Wrong by 100: (1 - p_t)^gamma is 1 and the cross-entropy is 100, with slope 1.
+    np.testing.assert_allclose(value[[1, 2]], [75.0, 25.0], rtol=4 * EPS)
+    np.testing.assert_allclose(gradient[[1, 2]], [0.75, -0.25], rtol=4 * EPS)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("gamma", [1.0, 2.0, 5.0])
+def test_parity_with_keras_focal_loss_where_that_is_finite(gamma, smoothing):
+    labels, logits = batch(scale=3.0)
+    theirs = keras.losses.BinaryFocalCrossentropy(
+        True, alpha=0.25, gamma=gamma, from_logits=True, label_smoothing=smoothing
+    )
+    ours = FocalLoss(gamma, 0.25, label_smoothing=smoothing)
+    np.testing.assert_allclose(ours(labels, logits), theirs(labels, logits), rtol=1e-5)
+
+
+def test_soft_labels_that_were_not_announced_are_refused():
+    with pytest.raises(ValueError, match=r"0\.9.*soft_labels=True"):
+        sigmoid_focal_loss([0.0, 1.0, 0.9], [1.0, 1.0, 1.0])
+    sigmoid_focal_loss([0.0, 1.0, 0.9], [1.0, 1.0, 1.0], soft_labels=True)
+
+
+def test_sample_weight_is_applied_once():
+    labels, logits = batch()
+    weight = np.linspace(0, 3, len(labels)).astype(np.float32)
+    per_clip = sigmoid_focal_loss(labels, logits).numpy().mean(axis=1)
+    weighted = FocalLoss(reduction="sum")(labels, logits, sample_weight=weight)
+    np.testing.assert_allclose(weighted, (per_clip * weight).sum(), rtol=1e-6)
+
+
+def test_reductions():
+    labels, logits = batch()
+    per_clip = sigmoid_focal_loss(labels, logits).numpy().mean(axis=1)
+    np.testing.assert_allclose(FocalLoss(reduction="none")(labels, logits), per_clip, rtol=1e-6)
+    np.testing.assert_allclose(FocalLoss(reduction="sum")(labels, logits), per_clip.sum(), 1e-6)
+    np.testing.assert_allclose(FocalLoss()(labels, logits), per_clip.mean(), rtol=1e-6)
+
+
+def test_config_round_trip_through_keras():
+    loss = FocalLoss(3.0, None, label_smoothing=0.1, soft_labels=True, reduction="sum", name="f")
     again = keras.losses.deserialize(keras.losses.serialize(loss))
     assert isinstance(again, FocalLoss)
     assert again.get_config() == loss.get_config()
+    labels, logits = batch()
+    assert float(again(labels, logits)) == float(loss(labels, logits))
 
 
-def test_half_precision_logits_are_computed_in_float32():
-    logits = np.array([-12.0, 0.5, 12.0], np.float16)
-    loss, gradient = value_and_gradient(np.ones(3), logits, gamma=2.0)
-    value, slope = exact(1, logits, 2.0, 0.25)
-    assert loss.dtype == np.float32
-    np.testing.assert_allclose(loss, value, rtol=1e-5)
-    np.testing.assert_allclose(gradient.astype(np.float64), slope, rtol=1e-3, atol=1e-7)
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_half_precision_logits_are_computed_in_float32(dtype):
+    labels, logits = batch()
+    half = tf.cast(logits, dtype)
+    ours = sigmoid_focal_loss(tf.cast(labels, dtype), half)
+    assert ours.dtype == tf.float32
+    assert np.array_equal(ours, sigmoid_focal_loss(labels, tf.cast(half, tf.float32)))
+    _, gradient = value_and_gradient(tf.cast(labels, dtype), half)
+    assert gradient.dtype == dtype.as_numpy_dtype
 
 
-def test_integer_labels_are_taken():
-    as_int = sigmoid_focal_loss(np.array([0, 1]), np.array([0.3, -0.2], np.float32))
-    as_float = sigmoid_focal_loss(np.array([0.0, 1.0]), np.array([0.3, -0.2], np.float32))
-    np.testing.assert_array_equal(as_int, as_float)
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_fit_descends(policy):
+    keras.utils.set_random_seed(0)
+    features = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
+    labels = (features[:, :1] > 0).astype(np.float32)
+    model = keras.Sequential([keras.layers.Dense(1, dtype=keras.mixed_precision.Policy(policy))])
+    optimizer = keras.optimizers.SGD(0.5)
+    if policy == "mixed_float16":
+        optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer, initial_scale=1024)
+    model.compile(optimizer, FocalLoss())
+    losses = model.fit(features, labels, batch_size=64, epochs=3, verbose=0).history["loss"]
+    assert losses[0] > losses[1] > losses[2]
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"gamma": -1}, {"gamma": float("nan")}, {"alpha": 1.5}, {"label_smoothing": 1.0}],
+    ("options", "named"),
+    [
+        ({"gamma": -1.0}, "-1.0"),
+        ({"gamma": math.nan}, "nan"),
+        ({"gamma": math.inf}, "inf"),
+        ({"alpha": 1.5}, "1.5"),
+        ({"alpha": -0.1}, "-0.1"),
+    ],
 )
-def test_a_parameter_out_of_range_is_named(wrong):
-    (name,) = wrong
-    with pytest.raises(ValueError, match=name):
-        FocalLoss(**wrong)
+def test_bad_gamma_or_alpha_is_named(options, named):
+    with pytest.raises(ValueError, match=named):
+        sigmoid_focal_loss([1.0], [0.0], **options)
+    with pytest.raises(ValueError, match=named):
+        FocalLoss(**options)
 
 
-def test_prior_bias_gives_the_share_back():
-    for share in (0.01, 0.3, 0.9):
-        assert 1 / (1 + np.exp(-prior_bias(share))) == pytest.approx(share)
-    with pytest.raises(ValueError, match="share"):
-        prior_bias(0.0)
+def test_bad_label_smoothing_is_named():
+    with pytest.raises(ValueError, match=r"1\.0"):
+        FocalLoss(label_smoothing=1.0)
 
 
-def test_it_trains_a_model():
-    keras.utils.set_random_seed(0)
-    x = np.random.default_rng(0).normal(size=(256, 4)).astype(np.float32)
-    y = (x[:, :1] > 0).astype(np.float32)
-    model = keras.Sequential([keras.layers.Dense(1)])
-    model.compile(keras.optimizers.Adam(0.05), FocalLoss())
-    history = model.fit(x, y, epochs=8, verbose=0).history["loss"]
-    assert history[-1] < 0.3 * history[0]
+def test_shapes_that_would_broadcast_are_refused():
+    with pytest.raises(ValueError, match=r"\(4,\).*\(4, 1\)"):
+        sigmoid_focal_loss(np.ones(4), np.zeros((4, 1), np.float32))
+
+
+def test_prior_bias_gives_the_prior():
+    assert 1 / (1 + math.exp(-prior_bias(0.01))) == pytest.approx(0.01)
+    assert prior_bias(0.5) == 0.0
+    for share in (0.0, 1.0):
+        with pytest.raises(ValueError, match=str(share)):
+            prior_bias(share)

@@ -107,7 +107,7 @@ def test_the_rate_warms_up_over_an_epoch_and_falls_to_zero(whole):
 
 
 def test_the_seed_decides_the_training(whole, training_data, tmp_path):
-    start = whole[0]
+    start, _, _ = whole
     other = copy_of(start)
     config = replace(CONFIG, epochs=1)
     training.train(other, replace(training_data, seed=2), LossConfig(), config, tmp_path / "other")

@@ -37,6 +37,12 @@ def run(main: Callable[[Sequence[str]], object]) -> None:
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
+def refuse_arguments(arguments: Sequence[str]) -> None:
+    """Raise InputError for anything on the command line that is not a flag."""
+    if arguments:
+        raise InputError(f"unexpected argument {arguments[0]!r}: flags begin with --")
+
+
 def _guarded(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:

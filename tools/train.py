@@ -10,15 +10,14 @@ from absl import flags
 
 from flags import run_flags
 from tools import command
-from wakeword_keras import InputError, pipeline
+from wakeword_keras import pipeline
 
 flags.adopt_module_key_flags(run_flags)  # so that --helpshort lists them
 
 
 def main(arguments: Sequence[str]) -> None:
     """Train what the flags describe."""
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}: flags begin with --")
+    command.refuse_arguments(arguments)
     pipeline.run(run_flags.read(), run_flags.replayable())
 
 

@@ -129,8 +129,10 @@ def augment_waveform(
     return _to_int16(mix), tf.where(warmed, 0, lead)
 
 
-def spec_augment(features: tf.Tensor, seed: tf.Tensor, config: AugmentConfig) -> tf.Tensor:
-    """Masks stretches of frames and of channels with 0.0 (SpecAugment without time warping).
+def spec_augment(
+    features: tf.Tensor, seed: tf.Tensor, config: AugmentConfig, fill: float = 0.0
+) -> tf.Tensor:
+    """Masks stretches of frames and of channels (SpecAugment without time warping).
 
     Park et al. 2019, https://arxiv.org/abs/1904.08779, section 2: a mask's width is uniform in
     [0, widest], its start uniform in [0, size - width].
@@ -139,6 +141,7 @@ def spec_augment(features: tf.Tensor, seed: tf.Tensor, config: AugmentConfig) ->
       features: float32 [clips, frames, channels].
       seed: int [2], see `batch_seed`.
       config: how many masks, how wide.
+      fill: what masked values become; the front end's silence.
 
     Returns:
       float32 of the same shape.
@@ -150,7 +153,7 @@ def spec_augment(features: tf.Tensor, seed: tf.Tensor, config: AugmentConfig) ->
     channels = _masks(
         _stream(seed, 2), shape[0], config.frequency_masks, config.frequency_mask_channels, shape[2]
     )
-    return tf.where(frames[:, :, None] | channels[:, None, :], 0.0, features)
+    return tf.where(frames[:, :, None] | channels[:, None, :], fill, features)
 
 
 def prepare_impulse_responses(

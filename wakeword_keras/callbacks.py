@@ -145,10 +145,12 @@ class KeepBest(keras.callbacks.Callback):
     """Keeps the weights of the best epoch in a file, and stops a training that no longer improves.
 
     Best is the highest val_auc, ties broken by the lower val_loss. What was best before an
-    interruption is read from the history.
+    interruption is read from the history. The file's name carries its epoch, and the file before
+    it stays until the next epoch begins: a run that is killed before this epoch's checkpoint
+    trains the epoch again, and the earlier one may be the best after all.
 
     Args:
-      path: `.weights.h5` file.
+      directory: takes `best-<epoch>.weights.h5`.
       model: whose weights to keep.
       history: the training's history, listed before this callback.
       patience: epochs without a better one before training stops.
@@ -156,13 +158,13 @@ class KeepBest(keras.callbacks.Callback):
 
     def __init__(
         self,
-        path: str | Path,
+        directory: str | Path,
         model: keras.Model,
         history: HistoryCsv,
         patience: int,
     ) -> None:
         super().__init__()
-        self._path = Path(path)
+        self._directory = Path(directory)
         self._kept = model
         self._history = history
         self._patience = patience
@@ -178,18 +180,34 @@ class KeepBest(keras.callbacks.Callback):
         best = self.best_epoch()
         return best is not None and self._history.rows()[-1]["epoch"] - best >= self._patience
 
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Remove what was best before, now that the last epoch is in the checkpoint."""
+        best = self.best_epoch()
+        for path in self._directory.glob("best-*.weights.h5"):
+            if best is None or path != self._path(best):
+                path.unlink()
+
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Save the weights if this epoch is the best."""
         if self.best_epoch() == epoch + 1:
-            partial = self._path.with_name(f"partial-{self._path.name}")
+            path = self._path(epoch + 1)
+            partial = path.with_name(f"partial-{path.name}")
             self._kept.save_weights(partial)
-            os.replace(partial, self._path)
+            os.replace(partial, path)
         if self.exhausted:
             self.model.stop_training = True
 
     def restore(self) -> None:
         """Give the model its best weights back."""
-        self._kept.load_weights(self._path)
+        best = self.best_epoch()
+        if best is None:
+            raise InputError(
+                f"{self._history.path} holds no epoch: train with --epochs of 1 or more"
+            )
+        self._kept.load_weights(self._path(best))
+
+    def _path(self, epoch: int) -> Path:
+        return self._directory / f"best-{epoch:04d}.weights.h5"
 
 
 def _merit(row: dict[str, float]) -> tuple[float, float]:
@@ -280,7 +298,7 @@ class ProgressLine(keras.callbacks.Callback):
 def _described(logs: dict[str, float]) -> str:
     parts = [f"loss {logs['loss']:.4f}"]
     if "val_auc" in logs:
-        parts.append(f"val AUC {logs['val_auc']:.4f}")
+        parts.append(f"val AUC {logs['val_auc']:.5f}")
         parts.append(f"recall at 1 % FPR {logs['val_recall_at_fpr_0_01']:.3f}")
     if "hardest_tenth_weight" in logs:
         parts.append(f"hardest tenth weighs {logs['hardest_tenth_weight']:.1f}x")

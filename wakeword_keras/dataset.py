@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from wakeword_keras import audio
-from wakeword_keras.augmentation import AugmentConfig, augment_waveform, batch_seed, spec_augment
+from wakeword_keras.augmentation import (
+    AugmentConfig,
+    augment_waveform,
+    batch_seed,
+    prepare_impulse_responses,
+    spec_augment,
+)
 from wakeword_keras.corpus import GROUPS, NOISE, Clip, Corpus
 from wakeword_keras.errors import InputError
 from wakeword_keras.features import FrontendConfig, compute, graph_features
@@ -249,11 +255,18 @@ def training_batches(
     seed: int,
     first_epoch: int,
     epochs: int,
+    impulse_responses: NDArray[np.float32] | None = None,
 ) -> tf.data.Dataset:
-    """Augmented batches of epochs `first_epoch` to `epochs` in one stream.
+    """Augmented batches of several epochs in one stream.
 
     An epoch's batches depend on the seed and the epoch's number alone, so a resumed run sees what
     the interrupted one would have seen. Give `model.fit` `shards.steps_per_epoch(config)`.
+
+    Args:
+      shards, frontend, augment, config: what to read and how to make batches of it.
+      seed: of shuffling and augmentation.
+      first_epoch, epochs: the stream holds epochs `first_epoch` to `epochs - 1`.
+      impulse_responses: float32 [responses, taps] of rooms, see `read_impulse_responses`.
 
     Returns:
       Dataset of (features float32 [batch, frames, channels], labels float32 [batch, wake_words],
@@ -262,17 +275,20 @@ def training_batches(
     # A tensor made out here is captured; as a constant of the graph it would cost half a minute.
     background = tf.constant(np.load(shards.directory / "background.npy"))
     frames = frontend.num_frames(shards.clip_samples)
+    silence = frontend.input_affine.low
     paths = tf.constant(shards.paths("train"))
 
     def heard(chunk_seed: tf.Tensor, clips: dict[str, tf.Tensor]):
         noise = background if len(background) else None
-        samples, start = augment_waveform(clips["samples"], chunk_seed, augment, noise)
+        samples, start = augment_waveform(
+            clips["samples"], chunk_seed, augment, noise, impulse_responses
+        )
         features = graph_features(samples, frontend, frames=frames, start=start)
         labels = tf.one_hot(clips["target"], len(shards.wake_words))
         return features, labels, clips["weight"], tf.cast(clips["group"], tf.int32)
 
     def masked(mask_seed: tf.Tensor, batch: tuple):
-        return spec_augment(batch[0], mask_seed, augment), *batch[1:]
+        return spec_augment(batch[0], mask_seed, augment, silence), *batch[1:]
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         pair = tf.stack([tf.cast(seed, tf.int64), epoch])
@@ -291,6 +307,20 @@ def training_batches(
         return tf.data.Dataset.zip(seeds, batches).map(masked)
 
     return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(8)
+
+
+def read_impulse_responses(folder: str | Path) -> NDArray[np.float32] | None:
+    """Every room impulse response (audio file) below a folder, as one bank; None without a folder.
+
+    Raises:
+      InputError: the folder holds no audio.
+    """
+    if not folder:
+        return None
+    paths = [path for path in sorted(Path(folder).rglob("*")) if path.suffix in audio.SUFFIXES]
+    if not paths:
+        raise InputError(f"--impulse_response_dir={folder}: no audio files there")
+    return prepare_impulse_responses([audio.read(path) for path in paths])
 
 
 def split_features(

@@ -15,7 +15,6 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from wakeword_keras.affine import INT8_MAX, INT8_MIN, Affine, dequantize
 from wakeword_keras.audio import SAMPLE_RATE_HZ
 from wakeword_keras.errors import InputError
 from wakeword_keras.features import FrontendConfig
+from wakeword_keras.files import write_bytes
 
 MANIFEST_VERSION = 1
 MODEL_FILE = "model_int8.tflite"
@@ -93,11 +93,11 @@ def write_bundle(
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)
-    _replace(out / MODEL_FILE, blob)
-    _replace(out / "model_data.h", _c_header(model["sha256"]).encode())
-    _replace(out / "model_data.c", _c_source(blob).encode())
-    _replace(out / "README.md", _readme(manifest).encode())
-    _replace(out / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+    write_bytes(out / MODEL_FILE, blob)
+    write_bytes(out / "model_data.h", _c_header(model["sha256"]).encode())
+    write_bytes(out / "model_data.c", _c_source(blob).encode())
+    write_bytes(out / "README.md", _readme(manifest).encode())
+    write_bytes(out / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
 
 
 def read_manifest(bundle_dir: str | Path) -> dict[str, Any]:
@@ -225,12 +225,6 @@ def _check(
             f"{path} has input scale {scale:.7g} and zero point {zero_point}, its front end has "
             f"{affine.scale:.7g} and {affine.zero_point}: export with the pinned input range"
         )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def _c_header(sha256: str) -> str:

@@ -4,25 +4,22 @@ import dataclasses
 import hashlib
 import json
 import os
-import platform
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import tf_keras as keras
 
 from wakeword_keras import dataset, evaluation, firmware, models, report, runtimes, training
 from wakeword_keras.augmentation import AugmentConfig
-from wakeword_keras.corpus import CorpusConfig, read_corpus
+from wakeword_keras.corpus import Corpus, CorpusConfig, read_corpus
 from wakeword_keras.dataset import DataConfig, Shards
 from wakeword_keras.errors import InputError
 from wakeword_keras.export import tflite
 from wakeword_keras.features import FrontendConfig, compute
+from wakeword_keras.files import write_bytes, write_json
 from wakeword_keras.quantization import calibration, finetuning, scheme
+from wakeword_keras.rundir import RunDirectory, hash_of
 from wakeword_keras.synthesis import SynthesisConfig, synthesize
 from wakeword_keras.training import LossConfig, TrainConfig
 
@@ -35,7 +32,6 @@ TFLITE_FILES = {
 # A setting's name is its flag's: the field's, behind its part's prefix unless the parts share it.
 PREFIXES = {"synthesis": "synthetic_", "frontend": "frontend_"}
 SHARED = ("clip_ms",)
-PACKAGES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy", "pymicro-features")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +42,7 @@ class RunConfig:
       run_dir: where everything of this run is written; the same directory resumes it.
       data_dir: folders of recordings, `<label>/<clips>` or with a manifest.csv; several are joined.
       wake_phrase: synthesise a corpus for this phrase, alone or in addition to data_dir.
+      impulse_response_dir: folder of room impulse responses, for reverberation in training.
       cache_dir: decoded clips and features, shared by runs on the same recordings.
       model: architecture.
       calibration_clips: training clips whose activations set the ranges of quantization.
@@ -55,6 +52,7 @@ class RunConfig:
     run_dir: str = "runs/wakeword"
     data_dir: tuple[str, ...] = ()
     wake_phrase: str = ""
+    impulse_response_dir: str = ""
     cache_dir: str = "runs/cache"
     model: str = "ds_cnn"
     calibration_clips: int = 512
@@ -73,113 +71,61 @@ class RunConfig:
             raise InputError(f"--calibration_clips={self.calibration_clips}: must be at least 1")
 
 
-class Run:
-    """A run directory: its configuration, which stages are done, and how long each took.
-
-    Raises:
-      InputError: the directory holds a run of another configuration.
-    """
-
-    def __init__(self, config: RunConfig) -> None:
-        self.directory = Path(config.run_dir)
-        self._path = self.directory / "run.json"
-        settings = _flat(config)
-        self.record = json.loads(self._path.read_text()) if self._path.exists() else {}
-        # Until a stage is done nothing was made from the settings: a typing error can be mended.
-        if any(self.done(stage) for stage in STAGES):
-            _check_same(self.record["config"], settings, config.run_dir)
-        else:
-            self.record = {
-                "versions": {name: version(name) for name in PACKAGES},
-                "python": platform.python_version(),
-                "seed": config.seed,
-                "config": settings,
-                "stages": {},
-            }
-            self.save()
-
-    def path(self, *parts: str) -> Path:
-        """A path inside the run directory; its folder exists."""
-        path = self.directory.joinpath(*parts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def save(self) -> None:
-        """Write run.json."""
-        write_json(self.path("run.json"), self.record)
-
-    def done(self, stage: str) -> bool:
-        """Whether a stage is complete."""
-        return self.record.get("stages", {}).get(stage, {}).get("status") == "done"
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Mark a stage as running, then as done with the seconds it took in all."""
-        number = f"[{STAGES.index(name) + 1}/{len(STAGES)}]"
-        print(f"{number} {name}", flush=True)
-        before = self.record["stages"].get(name, {}).get("seconds", 0.0)
-        config_hash = _hash(self.record["config"])
-        entry = {"status": "running", "seconds": before, "config_sha256": config_hash}
-        self.record["stages"][name] = entry
-        self.save()
-        start = time.monotonic()
-        try:
-            yield
-            entry["status"] = "done"
-        finally:
-            entry["seconds"] = round(before + time.monotonic() - start, 1)
-            self.save()
-        print(f"{number} {name}: {entry['seconds']:.0f} s", flush=True)
-
-
-def run(config: RunConfig, flagfile: str = "") -> evaluation.EvaluationReport:
+def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> None:
     """Run every stage that is not done yet, from recordings or a phrase to a firmware bundle.
 
     Args:
       config: the run. Run again with the same one after an interruption, it goes on where it was.
       flagfile: the command line's flags, kept as `run.flags` to repeat the run.
-
-    Returns:
-      The report that was written to `report/`.
+      again: stages to do again although they are done.
 
     Raises:
       InputError: something given is wrong: the message names it and the mend.
     """
     keras.utils.set_random_seed(config.seed)
-    run = Run(config)
-    write_bytes(run.path("run.flags"), flagfile.encode())
+    run = RunDirectory(config.run_dir, _flat(config), STAGES)
+    for stage in again:
+        run.record["stages"].pop(stage, None)
+    if flagfile:
+        write_bytes(run.path("run.flags"), flagfile.encode())
     shards = _corpus(run, config)
     fp32 = _fp32(run, config, shards)
     calibration_set = _calibration_set(config, shards)
     qat = _qat(run, config, shards, fp32, calibration_set)
     _export(run, fp32, qat, calibration_set)
-    evaluated = _report(run, config, shards, fp32, qat)
-    _firmware(run, config, evaluated)
-    return evaluated
+    if not (run.done("report") and run.done("firmware")):
+        evaluated = _report(run, config, shards, fp32, qat)
+        _firmware(run, config, evaluated)
+    print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
 
 
-def _corpus(run: Run, config: RunConfig) -> Shards:
+def _corpus(run: RunDirectory, config: RunConfig) -> Shards:
     """Clips as shards; recordings are read again only where their shards are gone."""
     if run.done("corpus") and (shards := dataset.open_shards(run.record["shards"])):
         return shards
     with run.stage("corpus"):
-        folders = list(config.data_dir)
-        if config.wake_phrase:
-            key = _hash([config.wake_phrase, asdict(config.synthesis)])[:16]
-            folders.append(f"{config.cache_dir}/speech-{key}")
-            synthesize(config.wake_phrase, folders[-1], config.synthesis)
-        corpus = read_corpus(folders, config.corpus)
+        corpus = gather_corpus(config)
         for message in corpus.messages:
             print(message, flush=True)
         if run.record.setdefault("data_sha256", corpus.sha256) != corpus.sha256:
             raise InputError(
-                f"the recordings in {', '.join(folders)} are not those that {config.run_dir} was "
-                "made from: put them back, or give another --run_dir"
+                f"the recordings are not those that {config.run_dir} was made from: "
+                "put them back, or give another --run_dir"
             )
         write_json(run.path("corpus.json"), corpus.summary() | {"sha256": corpus.sha256})
         shards = dataset.write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
         run.record["shards"] = str(shards.directory)
         return shards
+
+
+def gather_corpus(config: RunConfig) -> Corpus:
+    """The clips of a run: its recordings, and speech synthesised for its phrase."""
+    folders = list(config.data_dir)
+    if config.wake_phrase:
+        key = hash_of([config.wake_phrase, asdict(config.synthesis)])[:16]
+        folders.append(f"{config.cache_dir}/speech-{key}")
+        synthesize(config.wake_phrase, folders[-1], config.synthesis)
+    return read_corpus(folders, config.corpus)
 
 
 def _training_data(config: RunConfig, shards: Shards) -> training.TrainingData:
@@ -188,11 +134,17 @@ def _training_data(config: RunConfig, shards: Shards) -> training.TrainingData:
         for condition in dataset.CONDITIONS
     )
     return training.TrainingData(
-        shards, validation, config.frontend, config.augment, config.data, config.seed
+        shards,
+        validation,
+        config.frontend,
+        config.augment,
+        config.data,
+        config.seed,
+        dataset.read_impulse_responses(config.impulse_response_dir),
     )
 
 
-def _fp32(run: Run, config: RunConfig, shards: Shards) -> keras.Model:
+def _fp32(run: RunDirectory, config: RunConfig, shards: Shards) -> keras.Model:
     path = run.path("fp32", "model.keras")
     if not run.done("fp32"):
         with run.stage("fp32"):
@@ -226,7 +178,7 @@ def _calibration_set(config: RunConfig, shards: Shards) -> calibration.Calibrati
 
 
 def _qat(
-    run: Run,
+    run: RunDirectory,
     config: RunConfig,
     shards: Shards,
     fp32: keras.Model,
@@ -264,7 +216,7 @@ def _calibration_record(
 
 
 def _export(
-    run: Run,
+    run: RunDirectory,
     fp32: keras.Model,
     qat: keras.Model,
     calibration_set: calibration.CalibrationSet,
@@ -280,19 +232,37 @@ def _export(
         }
         for name, convert in converters.items():
             write_bytes(run.path("export", TFLITE_FILES[name]), convert())
+        write_json(run.path("export", "export.json"), _export_record(run))
+
+
+def _export_record(run: RunDirectory) -> dict:
+    """What each exported file is made of, and the weights that the INT8 one came from."""
+    files = {}
+    for name, file in TFLITE_FILES.items():
+        path = run.path("export", file)
+        files[file] = {
+            "model": name,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "bytes": path.stat().st_size,
+            "operators": runtimes.operators(path),
+            "tensors": {kind: len(names) for kind, names in runtimes.tensor_types(path).items()},
+        }
+    weights = run.path("qat", "model.weights.h5").read_bytes()
+    return {"files": files, "qat_weights_sha256": hashlib.sha256(weights).hexdigest()}
 
 
 def _report(
-    run: Run, config: RunConfig, shards: Shards, fp32: keras.Model, qat: keras.Model
+    run: RunDirectory, config: RunConfig, shards: Shards, fp32: keras.Model, qat: keras.Model
 ) -> evaluation.EvaluationReport:
     """Every runtime on the same clips; thresholds from validation, figures from test."""
     with run.stage("report"):
-        scorers, facts = runtimes.open_tflite(
+        exported, exported_facts = runtimes.open_tflite(
             {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
         )
-        for name, model in (("fp32", fp32), ("qat", qat)):
-            scorers[name] = runtimes.keras_scorer(model)
-            facts[name] = runtimes.keras_facts(model)
+        in_keras = {"fp32": fp32, "qat": qat}
+        scorers = {name: runtimes.keras_scorer(model) for name, model in in_keras.items()}
+        facts = {name: runtimes.keras_facts(model) for name, model in in_keras.items()}
+        scorers, facts = scorers | exported, facts | exported_facts
 
         def scored(split: str, condition: str) -> evaluation.Scores:
             return evaluation.score(_batches(shards, split, config.frontend, condition), scorers)
@@ -327,7 +297,7 @@ def _batches(
         )
 
 
-def _firmware(run: Run, config: RunConfig, evaluated: evaluation.EvaluationReport) -> None:
+def _firmware(run: RunDirectory, config: RunConfig, evaluated: evaluation.EvaluationReport) -> None:
     with run.stage("firmware"):
         firmware.write_bundle(
             run.path("export", TFLITE_FILES["int8"]),
@@ -338,25 +308,9 @@ def _firmware(run: Run, config: RunConfig, evaluated: evaluation.EvaluationRepor
             threshold_logit=evaluated.models["int8"].threshold,
             hashes={
                 "corpus": run.record["data_sha256"],
-                "config": _hash(run.record["config"]),
+                "config": hash_of(run.record["config"]),
             },
         )
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write JSON atomically: a reader sees the old file or the new one."""
-    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-
-
-def _hash(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _flat(config: RunConfig) -> dict:
@@ -373,13 +327,3 @@ def _flat(config: RunConfig) -> dict:
         elif field.name not in ("run_dir", "cache_dir"):
             settings[field.name] = value
     return json.loads(json.dumps(settings))
-
-
-def _check_same(before: dict, now: dict, run_dir: str) -> None:
-    differing = [name for name in now if before.get(name) != now[name]]
-    if differing:
-        name = differing[0]
-        raise InputError(
-            f"{run_dir} holds a run with --{name}={before.get(name)}, not {now[name]}: "
-            "give another --run_dir, or the flags in its run.flags"
-        )

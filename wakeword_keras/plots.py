@@ -44,7 +44,7 @@ _MODEL_LINES: dict[str, dict[str, Any]] = {
 }
 _DET_TICKS = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 # Shares this close to 1 are drawn as one: a log axis has no place for 1 - 1.
-_BEST_SHARE = 0.9999
+_BEST_SHARE = 0.99999
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -133,10 +133,12 @@ def share_curve(
     axes.set_yscale("log")
     low, high = np.nanmin(missing) * 0.7, min(1.0, np.nanmax(missing) * 1.4)
     axes.set_ylim(high, low)
-    ticks = [t for t in (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4)]
+    ticks = [step * 10.0**power for power in range(-5, 1) for step in (1, 2, 5)]
     axes.yaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{1 - y:.4g}"))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda y, _: "1" if y < 1.5e-5 else f"{1 - y:.5g}")
+    )
     return figure
 
 

@@ -7,7 +7,6 @@ relative accuracy drop from FP32 to INT8 with the limit and with our own aim, an
 
 import csv
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from wakeword_keras import detection, plots
 from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation import EvaluationReport
+from wakeword_keras.files import write_bytes
 
 DROP_LIMIT = 0.02
 DROP_AIM = 0.002
@@ -65,10 +65,10 @@ def write(report: EvaluationReport, run_dir: str | Path) -> None:
     content = json.dumps(report.to_json(), indent=2, allow_nan=False)
     svgs = {}
     for name, figure in _figures(report, Path(run_dir)):
-        _replace(out / f"{name}.png", plots.to_png(figure))
+        write_bytes(out / f"{name}.png", plots.to_png(figure))
         svgs[name] = plots.to_svg(figure, name)
-    _replace(out / "report.html", _page(report, svgs).encode())
-    _replace(out / "report.json", (content + "\n").encode())
+    write_bytes(out / "report.html", _page(report, svgs).encode())
+    write_bytes(out / "report.json", (content + "\n").encode())
 
 
 def verdict(report: EvaluationReport) -> Verdict:
@@ -227,9 +227,3 @@ def _percent(share: float, digits: int = 2) -> str:
 def _between(interval: tuple[float, float], digits: int = 2) -> str:
     low, high = interval
     return f"{100 * low:.{digits}f} to {_percent(high, digits)}"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

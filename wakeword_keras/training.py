@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from numpy.typing import NDArray
 
 from wakeword_keras import callbacks, dataset
 from wakeword_keras.augmentation import AugmentConfig
@@ -92,6 +93,7 @@ class TrainingData:
     augment: AugmentConfig
     config: dataset.DataConfig
     seed: int
+    impulse_responses: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -155,22 +157,12 @@ def fit(
     """The training loop of both stages: resumable, logged, ending with the best epoch's weights."""
     directory.mkdir(parents=True, exist_ok=True)
     steps = data.shards.steps_per_epoch(data.config)
-    optimizer = keras.optimizers.AdamW(
-        keras.optimizers.schedules.CosineDecay(
-            0.0,
-            decay_steps=max(1, steps * (schedule.epochs - 1)),
-            warmup_target=schedule.learning_rate,
-            warmup_steps=steps,
-        ),
-        weight_decay=schedule.weight_decay,
-    )
+    optimizer = _optimizer(schedule, steps)
     resume = callbacks.Resume(directory / "checkpoints", model, optimizer)
     first_epoch = resume.restore()
     history = callbacks.HistoryCsv(directory / "history.csv")
     history.keep(first_epoch)
-    keep_best = callbacks.KeepBest(
-        directory / "best.weights.h5", model, history, patience=schedule.patience
-    )
+    keep_best = callbacks.KeepBest(directory, model, history, patience=schedule.patience)
     labels = data.validation[0].labels(len(data.shards.wake_words))
     features = [condition.features for condition in data.validation]
     watchers = [
@@ -190,7 +182,14 @@ def fit(
         if start >= end or keep_best.exhausted:
             continue
         batches = dataset.training_batches(
-            data.shards, data.frontend, data.augment, data.config, data.seed, start, end
+            data.shards,
+            data.frontend,
+            data.augment,
+            data.config,
+            data.seed,
+            start,
+            end,
+            data.impulse_responses,
         )
         outputs = model(model.inputs, training=False) if frozen else model.outputs
         trainer = MonitoredModel(inputs=model.inputs, outputs=outputs)
@@ -204,6 +203,17 @@ def fit(
             verbose=0,
         )
     keep_best.restore()
+
+
+def _optimizer(schedule: Schedule, steps: int) -> keras.optimizers.Optimizer:
+    """AdamW; the learning rate rises over the first epoch and falls to zero along a cosine."""
+    learning_rate = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        decay_steps=max(1, steps * (schedule.epochs - 1)),
+        warmup_target=schedule.learning_rate,
+        warmup_steps=steps,
+    )
+    return keras.optimizers.AdamW(learning_rate, weight_decay=schedule.weight_decay)
 
 
 def _class_weighted(data: TrainingData) -> Callable:

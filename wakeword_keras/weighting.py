@@ -38,8 +38,8 @@ class LossWeighting(keras.metrics.Metric):
         losses: tf.Tensor | None = None,
     ) -> None:
         """Add a batch: labels and logits [batch, wake_words], groups int32 and losses [batch]."""
-        hardness = tf.reshape(focal_weight(y_true, y_pred, 1.0), [-1])
-        weight = tf.reshape(focal_weight(y_true, y_pred, self._gamma), [-1])
+        hardness = tf.reshape(focal_weight(y_true, y_pred, 1.0, None), [-1])
+        weight = tf.reshape(focal_weight(y_true, y_pred, self._gamma, None), [-1])
         bins = tf.cast(tf.minimum(hardness * _BINS, _BINS - 1), tf.int32)
         self._count.assign_add(tf.math.unsorted_segment_sum(tf.ones_like(weight), bins, _BINS))
         self._weight.assign_add(tf.math.unsorted_segment_sum(weight, bins, _BINS))

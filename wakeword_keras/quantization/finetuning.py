@@ -19,8 +19,8 @@ class QatConfig:
       frozen_share: last part of the epochs in which batch-norm statistics and ranges stand still.
     """
 
-    qat_epochs: int = 6
-    qat_learning_rate: float = 2e-4
+    qat_epochs: int = 4
+    qat_learning_rate: float = 5e-5
     frozen_share: float = 0.5
 
     def __post_init__(self) -> None:

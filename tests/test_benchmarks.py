@@ -1,0 +1,31 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+SMOKE = ("--flagfile=flags/smoke.flags", "--rounds=1")
+
+
+def benchmark(name, *arguments, path):
+    command = [sys.executable, "-m", f"tools.{name}", *arguments, f"--json={path}"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout, json.loads(path.read_text())
+
+
+@pytest.mark.slow
+def test_the_loss_benchmark_gives_ratios_and_the_share_of_an_epoch(tmp_path):
+    printed, figures = benchmark("benchmark_loss", path=tmp_path / "loss.json")
+    assert 0 < figures["epoch_overhead"] < 0.05
+    assert set(figures["loss_and_gradient_us"]) >= {"256", "4096"}
+    assert "4096" in printed
+
+
+@pytest.mark.slow
+def test_the_pipeline_benchmark_gives_the_ratio_of_paired_rounds(tmp_path):
+    cache = f"--cache_dir={tmp_path / 'cache'}"
+    printed, figures = benchmark("benchmark_pipeline", *SMOKE, cache, path=tmp_path / "pipe.json")
+    (full,), (constant,) = figures["full_pipeline"], figures["constant_batch"]
+    assert figures["ratio"] == pytest.approx(full / constant)
+    assert "ratio" in printed

@@ -1,0 +1,78 @@
+"""Does the input pipeline starve training? Examples per second of `fit`, with it and without.
+
+python -m tools.benchmark_pipeline --data_dir=DIR --wake_words=happy [--json FILE]
+Without recordings, --wake_phrase synthesises some. Both train the same model on as many batches,
+taking turns; the second repeats one batch that lies ready in memory.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from absl import flags
+
+from flags import run_flags
+from tools import command
+from wakeword_keras import dataset, models, pipeline
+from wakeword_keras.weighting import MonitoredModel
+
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "times each of the two is measured", lower_bound=1)
+_JSON = flags.DEFINE_string("json", None, "file for the figures")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the table and write the figures."""
+    config = run_flags.read()
+    corpus = pipeline.gather_corpus(config)
+    shards = dataset.write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
+    figures = measure(config, shards, _ROUNDS.value)
+    print(f"{'':24}{'examples/s':>12}{'quartiles':>18}")
+    for name in ("full_pipeline", "constant_batch"):
+        low, middle, high = np.percentile(figures[name], [25, 50, 75])
+        print(f"{name:24}{middle:12.0f}{f'{low:.0f} to {high:.0f}':>18}")
+    print(f"{'ratio of paired rounds':24}{figures['ratio']:12.3f}")
+    if _JSON.value:
+        Path(_JSON.value).write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def measure(config: pipeline.RunConfig, shards: dataset.Shards, rounds: int) -> dict:
+    """Examples per second of both, round by round, and the median of the rounds' ratios."""
+    steps = shards.steps_per_epoch(config.data)
+    batches = dataset.training_batches(
+        shards, config.frontend, config.augment, config.data, config.seed, 0, rounds + 1
+    )
+    constant = tf.data.Dataset.from_tensors(next(iter(batches))).cache().repeat()
+    frames = config.frontend.num_frames(shards.clip_samples)
+    model = models.build(config.model, frames, config.frontend.channels, len(shards.wake_words))
+    trainer = MonitoredModel(inputs=model.inputs, outputs=model.outputs)
+    trainer.compile(keras.optimizers.AdamW(), config.loss.build())
+    clock = _Clock()
+    seconds: dict[str, list[float]] = {"full_pipeline": [], "constant_batch": []}
+    trainer.fit(constant, steps_per_epoch=3, verbose=0)
+    stream = iter(batches)
+    for name, source in [("full_pipeline", stream), ("constant_batch", constant)] * (rounds + 1):
+        trainer.fit(source, steps_per_epoch=steps, verbose=0, callbacks=[clock])
+        seconds[name].append(clock.seconds)
+    examples = steps * config.data.batch
+    # The first round of each traces and fills buffers.
+    rates = {name: [examples / s for s in taken[1:]] for name, taken in seconds.items()}
+    ratio = np.median(np.divide(rates["full_pipeline"], rates["constant_batch"]))
+    return {**rates, "ratio": float(ratio), "batch": config.data.batch, "model": config.model}
+
+
+class _Clock(keras.callbacks.Callback):
+    """Seconds of an epoch."""
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._start = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.seconds = time.monotonic() - self._start
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,20 @@
+"""Evaluate a finished run again: every runtime on its test clips, report and bundle.
+
+python -m tools.evaluate --run_dir=runs/happy
+"""
+
+from collections.abc import Sequence
+
+from flags import run_flags
+from tools import command
+from wakeword_keras import pipeline
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Do the last stages of the run in --run_dir again."""
+    command.refuse_arguments(arguments)
+    pipeline.run(run_flags.of_run(), again=("report", "firmware"))
+
+
+if __name__ == "__main__":
+    command.run(main)
