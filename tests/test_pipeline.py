@@ -17,7 +17,7 @@ from absl.testing import flagsaver
 from conftest import write_recordings
 
 from tools import command, train
-from wakeword_keras import callbacks, dataset, pipeline, runtimes
+from wakeword_keras import callbacks, dataset, files, pipeline, rundir, runtimes
 from wakeword_keras.quantization import scheme
 
 ROOT = Path(train.__file__).parents[1]
@@ -118,6 +118,7 @@ def test_the_run_directory_holds_what_others_read(finished):
         "model_fp32.tflite",
         "model_int8_ptq.tflite",
         "model_int8.tflite",
+        "export.json",
     }
     for stage in ("fp32", "qat"):
         assert list((finished / stage / "tensorboard").rglob("events*"))
@@ -131,7 +132,7 @@ def test_run_json_says_what_ran_with_what(finished):
         assert stage["status"] == "done"
         assert stage["seconds"] >= 0
         assert len(stage["config_sha256"]) == 64
-    assert set(record["versions"]) == set(pipeline.PACKAGES)
+    assert set(record["versions"]) == set(rundir.PACKAGES)
     assert record["seed"] == record["config"]["seed"] == 1
     assert record["data_sha256"] == read(finished / "corpus.json")["sha256"]
 
@@ -405,7 +406,7 @@ def test_a_full_disk_is_said(tool, recordings, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(pipeline, "write_bytes", full)
+    monkeypatch.setattr(files, "write_bytes", full)
     refused(tool(f"--data_dir={recordings}", "--wake_words=yes"), "disk is full", "run.json")
 
 
@@ -445,7 +446,7 @@ def test_other_recordings_are_not_taken_for_the_runs_own(tool, recordings, monke
     shutil.rmtree(tmp_path / "cache")
     shutil.copy(recordings / "train-no-1.wav", recordings / "kept.wav")
     os.replace(recordings / "kept.wav", recordings / "train-no-2.wav")
-    refused(tool(*given), recordings, "--run_dir")
+    refused(tool(*given), "recordings are not those", tmp_path / "run", "--run_dir")
 
 
 def test_bad_input_through_a_process_is_one_line_without_a_traceback(tmp_path):
