@@ -161,6 +161,19 @@ def test_best_is_the_highest_auc_and_then_the_lowest_loss(tmp_path):
     np.testing.assert_array_equal(model.get_weights()[0], seen.kernels[3])
 
 
+def test_an_auc_higher_by_less_than_can_be_told_does_not_beat_a_lower_loss(tmp_path):
+    plans = {
+        "clearly higher": ([0.9, 0.90005, 0.9002], [0.1, 0.2, 0.3], 3),
+        "a tie, lower loss": ([0.9, 0.90005, 0.9], [0.2, 0.3, 0.1], 3),
+        "a tie, higher loss": ([0.9, 0.90005, 0.9], [0.1, 0.2, 0.3], 1),
+    }
+    for name, (val_auc, val_loss, expected) in plans.items():
+        directory = tmp_path / name
+        directory.mkdir()
+        _, _, best, *_ = train(directory, val_auc, val_loss=val_loss)
+        assert best.best_epoch() == expected, name
+
+
 def test_training_stops_when_patience_is_exhausted(tmp_path):
     _, history, best, *_ = train(tmp_path, [0.8, 0.9, 0.7, 0.7, 0.99], patience=2)
     assert [row["epoch"] for row in history.rows()] == [1, 2, 3, 4]

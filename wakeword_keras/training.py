@@ -70,7 +70,7 @@ class TrainConfig:
     epochs: int = 36
     learning_rate: float = 3e-3
     weight_decay: float = 1e-3
-    patience: int = 15
+    patience: int = 36
     prior_bias: bool = True
 
     def __post_init__(self) -> None:
