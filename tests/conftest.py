@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import soundfile
 import tf_keras as keras
+from hypothesis import settings
 from tf_keras import layers
 
 from wakeword_keras import dataset
@@ -9,6 +10,10 @@ from wakeword_keras.augmentation import AugmentConfig
 from wakeword_keras.corpus import CorpusConfig, read_corpus
 from wakeword_keras.features import FrontendConfig
 from wakeword_keras.training import TrainingData
+
+# Machines that test are shared and slow at times: an example's time proves nothing.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 CLIP_MS = 500
 

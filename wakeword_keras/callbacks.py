@@ -148,9 +148,10 @@ class KeepBest(keras.callbacks.Callback):
     """Keeps the weights of the best epoch in a file, and stops a training that no longer improves.
 
     An epoch is better if its val_auc is higher by more than AUC_TIE, or as good within AUC_TIE and
-    its val_loss lower. What was best before an interruption is read from the history. The file's name carries its epoch, and the file before
-    it stays until the next epoch begins: a run that is killed before this epoch's checkpoint
-    trains the epoch again, and the earlier one may be the best after all.
+    its val_loss lower. What was best before an interruption is read from the history. The file's
+    name carries its epoch, and the file before it stays until the next epoch begins: a run that is
+    killed before this epoch's checkpoint trains the epoch again, and the earlier one may be the
+    best after all.
 
     Args:
       directory: takes `best-<epoch>.weights.h5`.
