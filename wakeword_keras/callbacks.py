@@ -5,7 +5,6 @@ writes into the epoch's logs (`DetectionMetrics`) comes before what reads them.
 """
 
 import csv
-import functools
 import math
 import os
 import time
@@ -21,7 +20,7 @@ from wakeword_keras import detection
 from wakeword_keras.corpus import GROUPS
 from wakeword_keras.errors import InputError
 
-# Ranking a few hundred positives tells no finer differences of AUC apart: the loss does.
+# Ranking a few hundred positives tells no finer differences of AUC apart.
 AUC_TIE = 1e-4
 COLUMNS = (
     "epoch",
@@ -147,8 +146,8 @@ class HistoryCsv(keras.callbacks.Callback):
 class KeepBest(keras.callbacks.Callback):
     """Keeps the weights of the best epoch in a file, and stops a training that no longer improves.
 
-    An epoch is better if its val_auc is higher by more than AUC_TIE, or as good within AUC_TIE and
-    its val_loss lower. What was best before an interruption is read from the history. The file's
+    Best is the highest val_auc; among those that lie within AUC_TIE of it the latest, whose learning
+    rate is the lowest. What was best before an interruption is read from the history. The file's
     name carries its epoch, and the file before it stays until the next epoch begins: a run that is
     killed before this epoch's checkpoint trains the epoch again, and the earlier one may be the
     best after all.
@@ -175,13 +174,12 @@ class KeepBest(keras.callbacks.Callback):
 
     def best_epoch(self) -> int | None:
         """Number (from 1) of the best epoch so far, None before the first."""
-        rows = self._history.rows()
-        if not rows:
-            return None
-        # Epoch by epoch, as it was while training: only the newest can have become the best.
-        return int(
-            functools.reduce(lambda best, row: row if _better(row, best) else best, rows)["epoch"]
-        )
+        best, highest = None, -math.inf
+        for row in self._history.rows():
+            highest = max(highest, row["val_auc"])
+            if row["val_auc"] >= highest - AUC_TIE:
+                best = int(row["epoch"])
+        return best
 
     @property
     def exhausted(self) -> bool:
@@ -217,11 +215,6 @@ class KeepBest(keras.callbacks.Callback):
 
     def _path(self, epoch: int) -> Path:
         return self._directory / f"best-{epoch:04d}.weights.h5"
-
-
-def _better(row: dict[str, float], best: dict[str, float]) -> bool:
-    gain = row["val_auc"] - best["val_auc"]
-    return gain > AUC_TIE or (gain >= -AUC_TIE and row["val_loss"] < best["val_loss"])
 
 
 class Resume(keras.callbacks.Callback):
