@@ -146,9 +146,9 @@ class HistoryCsv(keras.callbacks.Callback):
 class KeepBest(keras.callbacks.Callback):
     """Keeps the weights of the best epoch in a file, and stops a training that no longer improves.
 
-    Best is the highest val_auc; among those that lie within AUC_TIE of it the latest, whose learning
-    rate is the lowest. What was best before an interruption is read from the history. The file's
-    name carries its epoch, and the file before it stays until the next epoch begins: a run that is
+    Best is the highest val_auc; among those within AUC_TIE of it the latest, whose learning rate is
+    the lowest. What was best before an interruption is read from the history. The file's name
+    carries its epoch, and the file before it stays until the next epoch begins: a run that is
     killed before this epoch's checkpoint trains the epoch again, and the earlier one may be the
     best after all.
 
