@@ -110,7 +110,7 @@ def mobilenet_v3_large(
     minimalistic: bool = False,
     head_channels: int = 0,
 ) -> keras.Model:
-    """MobileNetV3-Large: arguments and result as `mobilenet_v3_small`; the paper's head has 1280."""
+    """MobileNetV3-Large, as `mobilenet_v3_small`; the paper's head has 1280 channels."""
     return _mobilenet_v3(
         "mobilenet_v3_large",
         LARGE,
