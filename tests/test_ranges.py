@@ -122,9 +122,9 @@ def features():
     return rng.uniform(0, 26, (64, FRAMES, CHANNELS)).astype(np.float32)
 
 
-def trained(model, features, epochs):
+def trained(model, features, epochs, learning_rate=3e-3):
     targets = np.random.default_rng(1).normal(0, 3, (len(features), 1))
-    model.compile(keras.optimizers.Adam(3e-3), "mse")
+    model.compile(keras.optimizers.Adam(learning_rate), "mse")
     model.fit(features, targets, epochs=epochs, verbose=0)
     return model
 
@@ -140,7 +140,7 @@ def model_of(block):
 def quantized(model, features, epochs=1):
     qat = scheme.quantize(model, INPUT)
     calibration.calibrate(qat, model, features)
-    return trained(qat, features, epochs) if epochs else qat
+    return trained(qat, features, epochs, 1e-4) if epochs else qat
 
 
 def assert_all_int8(content):

@@ -66,6 +66,16 @@ CLAMPS = ("relu", "relu6")
 """Activation functions that fuse into the kernel before them."""
 
 
+CLAMPING = (
+    layers.Add,
+    layers.BatchNormalization,
+    layers.Multiply,
+    layers.Subtract,
+    activations.HardSigmoidShift,
+)
+"""Layers besides those with weights whose kernel takes the clamp of the ReLU behind them."""
+
+
 class DepthwiseQuantizer(default_8bit_quantizers.Default8BitConvWeightsQuantizer):
     """Symmetric int8 weights, a range for every channel of [height, width, channels, multiplier].
 
@@ -108,6 +118,7 @@ class LayerQuantization(quantize_config.QuantizeConfig):
 
     def set_quantize_activations(self, layer, quantize_activations):
         """Nothing to set."""
+        return None  # a body, or AutoGraph warns
 
     def get_output_quantizers(self, layer):
         """The quantizer of the output, if the output is a tensor of the int8 graph."""
@@ -145,28 +156,16 @@ def folds_into_next(layer: layers.Layer, model: keras.Model) -> bool:
     if len(readers) != 1 or layer.name in model.output_names:
         return False
     (reader,) = readers
-    kind, linear = type(layer), activation_name(layer) in (None, "linear")
-    if kind in KERNELS and linear and type(reader) is layers.BatchNormalization:
-        return True
-    if kind in KERNELS and linear and type(reader) is activations.HardSigmoidShift:
-        return True
-    clamps = type(reader) is layers.ReLU or activation_name(reader) in CLAMPS
-    return (
-        clamps
-        and type(reader) not in KERNELS
-        and linear
-        and (
-            kind in KERNELS
-            or kind
-            in (
-                layers.Add,
-                layers.BatchNormalization,
-                layers.Multiply,
-                layers.Subtract,
-                activations.HardSigmoidShift,
-            )
-        )
+    if type(reader) is layers.Concatenate:
+        return type(layer) in FREE_RANGE  # its inputs must share one range, which is the output's
+    if activation_name(layer) not in (None, "linear"):
+        return False
+    if type(reader) in (layers.BatchNormalization, activations.HardSigmoidShift):
+        return type(layer) in KERNELS
+    is_clamp = type(reader) is layers.ReLU or (
+        type(reader) is layers.Activation and activation_name(reader) in CLAMPS
     )
+    return is_clamp and type(layer) in (*CLAMPING, *KERNELS)
 
 
 def consumers(layer: layers.Layer, model: keras.Model) -> list[layers.Layer]:
