@@ -162,3 +162,64 @@ def test_the_int8_block_computes_what_the_qat_block_computes(block, features):
     lsb = np.abs(logits - qat.predict(features, verbose=0)) / scale
     assert np.percentile(lsb, 99) <= 3, lsb.max()
     assert np.ptp(logits) > 20 * scale, "the comparison would not notice a constant output"
+
+
+def test_every_channel_of_a_depthwise_kernel_has_its_own_steps(features):
+    """tfmot's own quantizer takes one range for all: weak channels would keep a step or two."""
+    scales = np.logspace(-4, 0, 8).reshape(1, 1, 8, 1)
+    kernel = (np.random.default_rng(0).uniform(-1, 1, (3, 3, 8, 1)) * scales).astype(np.float32)
+    owner = layers.Layer()
+    quantizer = DepthwiseQuantizer()
+    variables = quantizer.build(kernel.shape, "kernel", owner)
+    quantized = quantizer(keras.backend.constant(kernel), True, weights=variables).numpy()
+    step = np.abs(kernel).max((0, 1, 3), keepdims=True) / 127
+    np.testing.assert_array_less(np.abs(quantized - kernel) / step, 0.501)
+
+
+def test_weights_of_a_convolution_before_a_plain_relu_are_quantized_too(features):
+    """tfmot's transform left them float during training."""
+    qat = scheme.quantize(model_of(convolution_without_batch_norm), INPUT)
+    (weight, _, _) = qat.get_layer("quant_conv")._weight_vars[0]
+    assert weight.shape == (3, 3, 1, 8)
+
+
+def test_hard_sigmoid_behind_a_convolution_folds_into_it(features):
+    content = tflite.int8_model(
+        quantized(model_of(squeeze_excite), features, epochs=0), dataset_of(features[:2])
+    )
+    operators = assert_all_int8(content)
+    gate = ["MEAN", "CONV_2D", "CONV_2D", "MUL", "MUL"]
+    assert operators == ["RESHAPE", "CONV_2D", *gate, "RESHAPE", "FULLY_CONNECTED"]
+
+
+def test_hard_sigmoid_is_exact_at_its_corners_and_middle():
+    inputs = layers.Input((5,))
+    model = keras.Model(inputs, hard_sigmoid(inputs, "gate"))
+    values = model(np.float32([[-4, -3, 0, 3, 4]])).numpy()[0]
+    np.testing.assert_allclose(values, [0, 0, 0.5, 1, 1], atol=1e-7)
+
+
+def test_hard_swish_is_x_times_hard_sigmoid():
+    x = np.linspace(-5, 5, 101, dtype=np.float32)
+    np.testing.assert_allclose(HardSwish()(x), x * np.clip(x + 3, 0, 6) / 6, atol=1e-6)
+
+
+def whole_mobilenet(features, epochs, size=mobilenet_v3.mobilenet_v3_small, **options):
+    keras.utils.set_random_seed(0)
+    model = size(FRAMES, CHANNELS, 1, width=0.25, **options)
+    trained(model, features, epochs)
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [mobilenet_v3.mobilenet_v3_small, mobilenet_v3.mobilenet_v3_large])
+@pytest.mark.parametrize("minimalistic", [False, True])
+def test_the_int8_mobilenet_computes_what_the_qat_mobilenet_computes(size, minimalistic, features):
+    model = whole_mobilenet(features, 20, size, minimalistic=minimalistic)
+    qat = quantized(model, features)
+    content = tflite.int8_model(qat, dataset_of(features[:2]))
+    assert_all_int8(content)
+    logits, scale = run_int8(content, features)
+    lsb = np.abs(logits - qat.predict(features, verbose=0)) / scale
+    assert np.percentile(lsb, 99) <= 3, lsb.max()
+    assert np.ptp(logits) > 20 * scale
