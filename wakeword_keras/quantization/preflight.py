@@ -75,7 +75,9 @@ def check_quantizable(model: keras.Model) -> list[Problem]:
             )
         ]
     found = [_problem(layer, model) for layer in model.layers]
-    return [Problem(layer.name, *what) for layer, what in zip(model.layers, found, strict=True) if what]
+    return [
+        Problem(layer.name, *what) for layer, what in zip(model.layers, found, strict=True) if what
+    ]
 
 
 def _problem(layer: layers.Layer, model: keras.Model) -> tuple[str, str] | None:

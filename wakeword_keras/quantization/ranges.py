@@ -26,7 +26,7 @@ KERNELS = {
     layers.DepthwiseConv2D: "depthwise_kernel",
     layers.Dense: "kernel",
 }
-"""Layers with weights, and the attribute that is quantized; biases are int32 and stay as they are."""
+"""Layers with weights, and the attribute that is quantized; biases are int32 on the device."""
 
 SAME_RANGE = (
     layers.AveragePooling2D,
