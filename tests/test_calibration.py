@@ -65,13 +65,32 @@ def test_an_uncalibrated_model_is_far_off_so_the_test_above_can_fail(fp32, featu
     assert np.abs(qat(features, training=False) - logits).max() > 2 * step
 
 
-def test_an_activation_inside_another_layer_is_refused(features):
+def test_an_activation_inside_another_layer_is_refused_as_no_range_could_be_measured():
     inputs = layers.Input((12, 8))
     x = layers.Flatten(name="flat")(inputs)
     model = keras.Model(inputs, layers.Dense(1, activation="sigmoid", name="both")(x))
-    qat = scheme.quantize(model, INPUT)
     with pytest.raises(InputError, match="both"):
-        calibration.calibrate(qat, model, features)
+        scheme.quantize(model, INPUT)
+
+
+def test_the_ranges_of_another_model_are_refused(fp32, features):
+    inputs = layers.Input((12, 8))
+    other = keras.Model(inputs, layers.Dense(1, name="other")(layers.Flatten()(inputs)))
+    with pytest.raises(InputError, match="other"):
+        calibration.calibrate(scheme.quantize(other, INPUT), fp32, features)
+
+
+def test_ranges_that_the_kernel_demands_stay_fixed(features):
+    x = inputs = layers.Input((12, 8))
+    x = layers.Dense(4, name="dense")(layers.Flatten(name="flat")(x))
+    x = layers.Activation("sigmoid", name="gate")(x)
+    model = keras.Model(inputs, layers.Dense(1, name="logit")(x))
+    qat = scheme.quantize(model, INPUT)
+    ranges = calibration.calibrate(qat, model, features)
+    assert [r.layer for r in ranges] == ["dense", "logit"]
+    gate = keras.Model(qat.inputs, qat.get_layer("quant_gate").output)(features).numpy() * 256
+    np.testing.assert_allclose(gate, np.round(gate), atol=1e-3)
+    assert len(np.unique(gate)) > 10
 
 
 def test_every_label_is_chosen_in_proportion_and_the_seed_decides():

@@ -54,6 +54,10 @@ def _converter(model: keras.Model) -> tf.lite.TFLiteConverter:
     # A fixed batch of 1: a dynamic one fills the graph with shape arithmetic.
     signature = tf.TensorSpec([1, *model.inputs[0].shape[1:]], tf.float32, name="features")
     function = tf.function(lambda features: model(features, training=False))
+    # The converter saves the object that holds the variables: a Keras model would trace every layer
+    # on its own, which takes a minute for a hundred layers and serves nothing.
+    holder = tf.Module()
+    holder.held = model.variables
     return tf.lite.TFLiteConverter.from_concrete_functions(
-        [function.get_concrete_function(signature)], model
+        [function.get_concrete_function(signature)], holder
     )

@@ -6,8 +6,13 @@ import tf_keras as keras
 
 from wakeword_keras.errors import InputError
 from wakeword_keras.models.ds_cnn import ds_cnn
+from wakeword_keras.models.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 
-ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {"ds_cnn": ds_cnn}
+ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
+    "ds_cnn": ds_cnn,
+    "mobilenet_v3_small": mobilenet_v3_small,
+    "mobilenet_v3_large": mobilenet_v3_large,
+}
 
 
 def build(name: str, frames: int, channels: int, wake_words: int) -> keras.Model:

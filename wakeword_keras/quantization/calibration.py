@@ -82,7 +82,8 @@ def calibrate(
 ) -> list[ActivationRange]:
     """Set every range of a fake-quantized model from its float twin's activations.
 
-    Weight ranges are set from the weights by tfmot's own weight quantizers.
+    Weight ranges are set from the weights by their quantizers. Ranges that a kernel demands (of
+    sigmoid, say) have no variables and stay as they are.
 
     Args:
       qat: model from `scheme.quantize(fp32, ...)`, changed in place (ranges only).
@@ -90,7 +91,7 @@ def calibrate(
       features: float32 [clips, frames, channels], the representative dataset.
 
     Returns:
-      One ActivationRange for each activation quantizer, in the model's order.
+      One ActivationRange for each measured activation, in the model's order.
 
     Raises:
       InputError: a quantizer has no float layer of the same name to measure.
@@ -99,8 +100,8 @@ def calibrate(
     unknown = [name for name in quantizers if name not in {layer.name for layer in fp32.layers}]
     if unknown:
         raise InputError(
-            f"layers {', '.join(unknown)} hold an activation that the float model does not show: "
-            "give each operation a layer of its own"
+            f"layers {', '.join(unknown)} are not in the float model: "
+            "give the one that the quantized model was made from"
         )
     names = list(quantizers)
     probe = keras.Model(fp32.inputs, [fp32.get_layer(name).output for name in names])
@@ -141,16 +142,10 @@ def _activation_ranges(qat: keras.Model) -> dict[str, tuple]:
         if not layer.name.startswith("quant_"):
             continue
         variables = {v.name.split("/")[-1].split(":")[0]: v for v in layer.non_trainable_weights}
-        for kind in ("output", "post_activation"):
-            if f"{kind}_min" in variables:
-                found[layer.name.removeprefix("quant_")] = (
-                    variables[f"{kind}_min"],
-                    variables[f"{kind}_max"],
-                )
-        if "pre_activation_min" in variables:
-            raise InputError(
-                f"layer {layer.name.removeprefix('quant_')} holds an operation and its activation "
-                "function: give the activation a layer of its own"
+        if "output_min" in variables:
+            found[layer.name.removeprefix("quant_")] = (
+                variables["output_min"],
+                variables["output_max"],
             )
     return found
 

@@ -1,28 +1,47 @@
 """Fake quantization inserted into a float model, as TFLite's int8 kernels will compute it.
 
 tensorflow-model-optimization (tfmot) puts a fake-quantize operation behind every weight and every
-activation. Scheme: 8 bit, weights symmetric (per channel for convolutions), activations asymmetric.
+activation. Scheme: 8 bit, weights symmetric (per channel for convolutions, depthwise ones too),
+activations asymmetric. tfmot's own registry rejects what MobileNetV3 is made of, places quantizers
+inside what TFLite fuses and leaves weights of a convolution before a plain ReLU unquantized; so the
+decisions are ours (`ranges`), put in through its `QuantizeScheme`.
 """
 
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
-from tensorflow_model_optimization.python.core.quantization.keras import quantizers
+from tensorflow_model_optimization.python.core.quantization.keras import (
+    quantize_layout_transform,
+    quantize_registry,
+    quantize_scheme,
+    quantizers,
+)
+from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+    default_8bit_transforms,
+)
+from tensorflow_model_optimization.python.core.quantization.keras.graph_transformations import (
+    model_transformer,
+)
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import (
     QuantizeLayer,
 )
 
 from wakeword_keras.affine import Affine
 from wakeword_keras.errors import InputError
+from wakeword_keras.quantization.preflight import Problem, check_quantizable
+from wakeword_keras.quantization.ranges import layer_quantizations
+
+__all__ = ["Problem", "check_quantizable", "quantize"]
 
 
 def quantize(model: keras.Model, input_affine: Affine) -> keras.Model:
     """Insert fake quantization into a trained float model.
 
     The weights are copied: training the result leaves `model` as it was. The ranges of activations
-    are tfmot's placeholders (+-6) until `calibration.calibrate` sets them.
+    are tfmot's placeholders (+-6) until `calibration.calibrate` sets them; those that a kernel
+    demands are fixed.
 
     Args:
-      model: functional Keras model whose layers are known to the scheme.
+      model: functional Keras model in which `check_quantizable` finds nothing.
       input_affine: pinned quantization of the input, so that the int8 a device feeds does not
         change from one training to the next.
 
@@ -30,13 +49,15 @@ def quantize(model: keras.Model, input_affine: Affine) -> keras.Model:
       Functional model of the same inputs and outputs, layers named `quant_<name>`.
 
     Raises:
-      InputError: a layer cannot be quantized; the message names it.
+      InputError: layers cannot be quantized; the message lists each, with the reason and the mend.
     """
-    try:
-        annotated = tfmot.quantization.keras.quantize_annotate_model(model)
-        quantized = tfmot.quantization.keras.quantize_apply(annotated)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"model {model.name!r} cannot be quantized: {error}") from error
+    problems = check_quantizable(model)
+    if problems:
+        raise InputError(
+            f"model {model.name!r} cannot be quantized: " + "; ".join(map(str, problems))
+        )
+    annotated = tfmot.quantization.keras.quantize_annotate_model(model)
+    quantized = tfmot.quantization.keras.quantize_apply(annotated, scheme=_Scheme())
     # tfmot's own input quantizer widens with every loud clip; a fixed one keeps the contract.
     for layer in quantized.layers:
         if isinstance(layer, QuantizeLayer):
@@ -47,3 +68,35 @@ def quantize(model: keras.Model, input_affine: Affine) -> keras.Model:
                 narrow_range=False,
             )
     return quantized
+
+
+class _Layout(quantize_layout_transform.QuantizeLayoutTransform):
+    """Quantize the input, and give every layer its LayerQuantization."""
+
+    def apply(self, model, layer_quantize_map):
+        for name, quantization in layer_quantizations(model).items():
+            layer_quantize_map[name]["quantize_config"] = quantization
+        return model_transformer.ModelTransformer(
+            model,
+            [default_8bit_transforms.InputLayerQuantize()],
+            set(layer_quantize_map),
+            layer_quantize_map,
+        ).transform()
+
+
+class _NoDefaults(quantize_registry.QuantizeRegistry):
+    """Nothing by layer type: `_Layout` has decided by then."""
+
+    def supports(self, layer):
+        return False
+
+    def get_quantize_config(self, layer):
+        return None
+
+
+class _Scheme(quantize_scheme.QuantizeScheme):
+    def get_layout_transformer(self):
+        return _Layout()
+
+    def get_quantize_registry(self):
+        return _NoDefaults()
