@@ -109,8 +109,8 @@ class LayerQuantization(quantize_config.QuantizeConfig):
 
     def set_quantize_weights(self, layer, quantize_weights):
         """Let the layer compute with the fake-quantized kernel."""
-        for weight in quantize_weights:
-            setattr(layer, self.kernel, weight)
+        if self.kernel:
+            setattr(layer, self.kernel, quantize_weights[0])
 
     def get_activations_and_quantizers(self, layer):
         """None: activations inside a layer fuse with it."""
