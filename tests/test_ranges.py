@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 import tf_keras as keras
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from test_tflite import dataset_of, interpreter, run_int8
 from tf_keras import layers
 
-from wakeword_keras.affine import Affine
+from wakeword_keras.affine import Affine, dequantize, quantize
 from wakeword_keras.export import tflite
 from wakeword_keras.models import mobilenet_v3
 from wakeword_keras.models.activations import HardSwish, hard_sigmoid
-from wakeword_keras.quantization import calibration, scheme
+from wakeword_keras.quantization import calibration, ranges, scheme
 from wakeword_keras.quantization.ranges import DepthwiseQuantizer
 
 INPUT = Affine(26 / 256, -128)
@@ -212,7 +213,7 @@ def smooth_features(clips):
 
 
 def through_the_door(model, epochs, qat_epochs):
-    """Train, quantize, calibrate, fine-tune, convert; logits of float, QAT and INT8, and an LSB."""
+    """Train, quantize, calibrate, fine-tune, convert: the QAT model, the file, the features."""
     features, targets = smooth_features(128)
 
     def fit(model, learning_rate, epochs):
@@ -225,30 +226,104 @@ def through_the_door(model, epochs, qat_epochs):
     calibration.calibrate(qat, model, features)
     if qat_epochs:
         fit(qat, 1e-4, qat_epochs)
-    content = tflite.int8_model(qat, dataset_of(features[:2]))
+    return qat, tflite.int8_model(qat, dataset_of(features[:2])), features
+
+
+def int8_tensors(content, features):
+    """Per operator, on reference kernels: output name, real inputs, real output, output scale."""
+    made = Interpreter(
+        model_content=content,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
+        experimental_preserve_all_tensors=True,
+    )
+    made.allocate_tensors()
+    details = {d["index"]: d for d in made.get_tensor_details()}
+    seen = {index: [] for index in details}
+    operators = [op for op in made._get_ops_details() if op["op_name"] != "RESHAPE"]
+    for clip in features:
+        made.set_tensor(made.get_input_details()[0]["index"], quantize(clip[None], INPUT))
+        made.invoke()
+        for index in {i for op in operators for i in [*op["inputs"], *op["outputs"]] if i >= 0}:
+            seen[index].append(made.get_tensor(index))
+
+    def real(index):
+        return dequantize(np.concatenate(seen[index]), Affine(*details[index]["quantization"]))
+
+    for op in operators:
+        varying = 2 if op["op_name"] in ("ADD", "MUL") else 1
+        inputs = [real(i) for i in op["inputs"][:varying] if details[i]["shape"].size]
+        (output,) = op["outputs"]
+        yield details[output]["name"], inputs, real(output), details[output]["quantization"][0]
+
+
+def fused_chain(qat, model, name):
+    """The QAT layers that one int8 kernel computes, the last of which is `name`."""
+    chain = [model.get_layer(name)]
+    while not isinstance(before := chain[0].inbound_nodes[0].inbound_layers, list) and (
+        ranges.folds_into_next(before, model)
+    ):
+        chain.insert(0, before)
+    return [qat.get_layer(f"quant_{layer.name}") for layer in chain]
+
+
+def kernel_errors(model, qat, content, features):
+    """By layer: |int8 - QAT| in output LSBs, QAT given what the kernel itself was given.
+
+    End to end, two roundings of a hundred kernels drift apart: one value on the other side of a
+    tie moves all behind it. Kernel by kernel nothing has to be allowed for.
+    """
+    errors = {}
+    names = [
+        name
+        for name, quantization in ranges.layer_quantizations(model).items()
+        if quantization.output_quantizer is not None
+    ]
+    for tensor, inputs, output, scale in int8_tensors(content, features):
+        name = layer_of(tensor, names)
+        x = inputs if len(inputs) > 1 else inputs[0]
+        for layer in fused_chain(qat, model, name):
+            x = layer(x, training=False)
+        errors[name] = np.abs(output - x.numpy()) / scale
+    assert set(errors) == set(names), "a kernel for every quantized output"
+    return errors
+
+
+def layer_of(tensor, names):
+    """The quantized layer among those in a fused tensor's name."""
+    if tensor.startswith("StatefulPartitionedCall"):  # the model's output
+        return "logit"
+    found = [n for n in names if f"quant_{n}/" in tensor]
+    assert len(found) == 1, (tensor, found)
+    return found[0]
+
+
+def assert_every_kernel_is_its_qat_layer(model, epochs, qat_epochs):
+    qat, content, features = through_the_door(model, epochs, qat_epochs)
     assert_all_int8(content)
-    logits, lsb = run_int8(content, features[:64])
-    return (*(m.predict(features[:64], verbose=0) for m in (model, qat)), logits, lsb)
+    errors = kernel_errors(model, qat, content, features[:8])
+    assert {name: error.max() for name, error in errors.items() if error.max() > 1.01} == {}
+    # MEAN rounds twice and HARD_SWISH works in 16 bits: more of their values are a step off.
+    shares = {name: np.mean(error > 0.01) for name, error in errors.items()}
+    loose = {name for name in shares if name.endswith(("pool", "hard_swish"))}
+    assert {
+        name: share for name, share in shares.items() if share > 0.05 and name not in loose
+    } == {}
+    logits, scale = run_int8(content, features[:64])
+    expected = qat.predict(features[:64], verbose=0)
+    assert np.ptp(logits) > 40 * scale
+    assert np.corrcoef(logits[:, 0], expected[:, 0])[0, 1] > 0.98
 
 
-def assert_int8_is_the_qat_model(fp32, qat, int8, lsb):
-    """Two roundings of one network of 100 kernels: each value that lands on the other side of a
-    tie moves all behind it, so the bound is on the mean, beside what a block has to hold."""
-    assert np.ptp(int8) > 40 * lsb
-    assert np.abs(int8 - qat).mean() <= 3 * lsb
-    assert np.corrcoef(int8[:, 0], qat[:, 0])[0, 1] > 0.995
-
-
-def test_a_whole_mobilenet_goes_through_the_door():
+def test_every_kernel_of_a_whole_mobilenet_computes_what_its_qat_layers_compute():
     keras.utils.set_random_seed(0)
     model = mobilenet_v3.mobilenet_v3_small(64, 32, 1, width=0.25)
-    assert_int8_is_the_qat_model(*through_the_door(model, 8, 0))
+    assert_every_kernel_is_its_qat_layer(model, 8, 0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [mobilenet_v3.mobilenet_v3_small, mobilenet_v3.mobilenet_v3_large])
 @pytest.mark.parametrize("minimalistic", [False, True])
-def test_every_variant_goes_through_the_door(size, minimalistic):
+def test_every_kernel_of_every_variant_computes_what_its_qat_layers_compute(size, minimalistic):
     keras.utils.set_random_seed(0)
     model = size(64, 32, 1, width=0.25, minimalistic=minimalistic)
-    assert_int8_is_the_qat_model(*through_the_door(model, 12, 2))
+    assert_every_kernel_is_its_qat_layer(model, 12, 2)
