@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -264,13 +265,15 @@ def _report(
         facts = {name: runtimes.keras_facts(model) for name, model in in_keras.items()}
         scorers, facts = scorers | exported, facts | exported_facts
 
-        def scored(split: str, condition: str) -> evaluation.Scores:
-            return evaluation.score(_batches(shards, split, config.frontend, condition), scorers)
+        def scored(split: str, *conditions: str) -> evaluation.Scores:
+            batches = (_batches(shards, split, config.frontend, name) for name in conditions)
+            return evaluation.score(itertools.chain.from_iterable(batches), scorers)
 
         output = runtimes.output_affine(run.path("export", TFLITE_FILES["int8"]))
         assert output is not None, "open_tflite has checked that the model is int8"
         evaluated = evaluation.evaluate(
-            scored("validation", "cold"),
+            # The device's front end is warm, a test set's cold: one threshold has to serve both.
+            scored("validation", *dataset.CONDITIONS),
             scored("test", "cold"),
             scored("test", "warm"),
             facts,
