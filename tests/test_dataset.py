@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import soundfile
+import tensorflow as tf
+import tf_keras as keras
 
 from wakeword_keras import dataset
 from wakeword_keras.augmentation import AugmentConfig
@@ -84,6 +86,19 @@ def test_the_seed_decides_every_batch(shards):
         for x, y in zip(a, b, strict=True):
             np.testing.assert_array_equal(x, y)
     assert any((a[0] != b[0]).any() for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_programs_own_seed_changes_no_batch(shards, seed):
+    expected = batches(shards, epochs=1)
+    tf.random.set_seed(seed)
+    for a, b in zip(expected, batches(shards, epochs=1), strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+
+
+def test_a_run_may_have_seed_zero(shards):
+    keras.utils.set_random_seed(0)
+    assert len(batches(shards, seed=0, epochs=1)) == shards.steps_per_epoch(CONFIG)
 
 
 def test_a_resumed_epoch_sees_what_the_whole_run_saw(shards):

@@ -291,6 +291,9 @@ def training_batches(
         return spec_augment(batch[0], mask_seed, augment, silence), *batch[1:]
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        # The seed of this function's graph, not the program's: with 0 there, shuffle takes no
+        # tensor for its own seed; with another, batches would depend on it.
+        tf.random.set_seed(max(seed, 1))
         pair = tf.stack([tf.cast(seed, tf.int64), epoch])
         clips = tf.data.TFRecordDataset(tf.random.experimental.stateless_shuffle(paths, pair))
         clips = clips.map(lambda record: _parse(record, shards.clip_samples))
