@@ -158,7 +158,8 @@ def test_nan_is_refused_going_in_and_coming_out(files, keras_model, features):
         with pytest.raises(ValueError, match="features hold NaN"):
             scorer(spoiled)
     broken = keras.models.clone_model(keras_model)
-    broken.get_layer("logit").set_weights([np.full((64, 2), np.nan), np.zeros(2)])
+    logit = broken.get_layer("logit")
+    logit.set_weights([np.full_like(weight, np.nan) for weight in logit.get_weights()])
     with pytest.raises(ValueError, match=r"ds_cnn.*clip 0"):
         runtimes.keras_scorer(broken)(features)
 
