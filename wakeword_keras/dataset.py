@@ -272,17 +272,15 @@ def training_batches(
       Dataset of (features float32 [batch, frames, channels], labels float32 [batch, wake_words],
       sample weights float32 [batch], groups int32 [batch], an index into GROUPS).
     """
-    # A tensor made out here is captured; as a constant of the graph it would cost half a minute.
+    # Tensors made out here are captured; as constants of the graph they would cost half a minute.
     background = tf.constant(np.load(shards.directory / "background.npy"))
+    rooms = None if impulse_responses is None else tf.constant(impulse_responses)
     frames = frontend.num_frames(shards.clip_samples)
     silence = frontend.input_affine.low
-    paths = tf.constant(shards.paths("train"))
 
     def heard(chunk_seed: tf.Tensor, clips: dict[str, tf.Tensor]):
         noise = background if len(background) else None
-        samples, start = augment_waveform(
-            clips["samples"], chunk_seed, augment, noise, impulse_responses
-        )
+        samples, start = augment_waveform(clips["samples"], chunk_seed, augment, noise, rooms)
         features = graph_features(samples, frontend, frames=frames, start=start)
         labels = tf.one_hot(clips["target"], len(shards.wake_words))
         return features, labels, clips["weight"], tf.cast(clips["group"], tf.int32)
@@ -294,11 +292,7 @@ def training_batches(
         # The seed of this function's graph, not the program's: with 0 there, shuffle takes no
         # tensor for its own seed; with another, batches would depend on it.
         tf.random.set_seed(max(seed, 1))
-        pair = tf.stack([tf.cast(seed, tf.int64), epoch])
-        clips = tf.data.TFRecordDataset(tf.random.experimental.stateless_shuffle(paths, pair))
-        clips = clips.map(lambda record: _parse(record, shards.clip_samples))
-        buffer = min(config.shuffle, len(shards.clips["train"]))
-        chunks = clips.shuffle(buffer, seed=seed * 100_003 + epoch).batch(32)
+        chunks = _shuffled_clips(shards, config, seed, epoch).batch(32)
         seeds = tf.data.Dataset.range(1 << 40).map(lambda i: batch_seed(seed, epoch, i))
         chunks = tf.data.Dataset.zip(seeds, chunks).map(heard, num_parallel_calls=2)
         examples = chunks.unbatch()
@@ -310,6 +304,17 @@ def training_batches(
         return tf.data.Dataset.zip(seeds, batches).map(masked)
 
     return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(8)
+
+
+def _shuffled_clips(
+    shards: Shards, config: DataConfig, seed: int, epoch: tf.Tensor
+) -> tf.data.Dataset:
+    """The training clips as they are stored, in the order of an epoch."""
+    pair = tf.stack([tf.cast(seed, tf.int64), epoch])
+    paths = tf.random.experimental.stateless_shuffle(tf.constant(shards.paths("train")), pair)
+    clips = tf.data.TFRecordDataset(paths).map(lambda record: _parse(record, shards.clip_samples))
+    buffer = min(config.shuffle, len(shards.clips["train"]))
+    return clips.shuffle(buffer, seed=seed * 100_003 + epoch)
 
 
 def read_impulse_responses(folder: str | Path) -> NDArray[np.float32] | None:

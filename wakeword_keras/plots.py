@@ -43,8 +43,6 @@ _MODEL_LINES: dict[str, dict[str, Any]] = {
     "int8": {"color": _GREEN, "linewidth": 1.4},
 }
 _DET_TICKS = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
-# Shares this close to 1 are drawn as one: a log axis has no place for 1 - 1.
-_BEST_SHARE = 0.99999
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -128,17 +126,19 @@ def share_curve(
     """
     figure, axes = _figure(title)
     _by_epoch(axes, epochs, qat_from)
-    missing = np.maximum(1.0 - np.asarray(shares), 1.0 - _BEST_SHARE)
+    missing = 1.0 - np.asarray(shares, np.float64)
+    # A log axis has no place for 1 - 1: a share of 1 is drawn just beyond the best one below it.
+    one = np.min(missing[missing > 0], initial=0.01) / 3
+    missing = np.where(missing == 0, one, missing)
     axes.plot(epochs, missing, color=_GREEN, marker="o", markersize=2.5)
     axes.set_yscale("log")
     low, high = np.nanmin(missing) * 0.7, min(1.0, np.nanmax(missing) * 1.4)
     axes.set_ylim(high, low)
     ticks = [step * 10.0**power for power in range(-5, 1) for step in (1, 2, 5)]
-    axes.yaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
+    shown = [one] * bool(low < one) + [t for t in ticks if max(low, 1.5 * one) <= t <= high]
+    axes.yaxis.set_major_locator(FixedLocator(shown))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda y, _: "1" if y < 1.5e-5 else f"{1 - y:.5g}")
-    )
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: "1" if y == one else f"{1 - y:.5g}"))
     return figure
 
 
@@ -160,6 +160,7 @@ def roc(curves: Mapping[str, Curve], points: Mapping[str, tuple[float, float]]) 
     axes.set_xscale("log")
     axes.set_xlim(100 * least, 100)
     at_least = [1 - miss[rate <= 10 * least].min(initial=1.0) for rate, miss in curves.values()]
+    at_least += [1 - miss for _, miss in points.values()]
     axes.set_ylim(max(0.0, 100 * min(at_least) - 5), 101)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.axvline(1, color=_INK, linestyle=":", linewidth=1.2, label="1 % of negatives")
