@@ -10,8 +10,8 @@ from absl import flags
 from flags import config
 from wakeword_keras import models
 from wakeword_keras.augmentation import AugmentConfig
+from wakeword_keras.batches import DataConfig
 from wakeword_keras.corpus import CorpusConfig
-from wakeword_keras.dataset import DataConfig
 from wakeword_keras.errors import InputError
 from wakeword_keras.features import FrontendConfig
 from wakeword_keras.pipeline import PREFIXES, RunConfig

@@ -7,6 +7,7 @@ from tf_keras import layers
 
 from wakeword_keras import dataset
 from wakeword_keras.augmentation import AugmentConfig
+from wakeword_keras.batches import DataConfig
 from wakeword_keras.corpus import CorpusConfig, read_corpus
 from wakeword_keras.features import FrontendConfig
 from wakeword_keras.training import TrainingData
@@ -49,7 +50,7 @@ def training_data(tmp_path_factory):
         (validation,),
         frontend,
         AugmentConfig(),
-        dataset.DataConfig(batch=8, echo=2, shuffle=32),
+        DataConfig(batch=8, echo=2, shuffle=32),
         seed=1,
     )
 

@@ -1,17 +1,12 @@
 import numpy as np
 import pytest
 import soundfile
-import tensorflow as tf
-import tf_keras as keras
 
 from wakeword_keras import dataset
-from wakeword_keras.augmentation import AugmentConfig
-from wakeword_keras.corpus import GROUPS, NOISE, POSITIVE, SPEECH, CorpusConfig, read_corpus
-from wakeword_keras.errors import InputError
+from wakeword_keras.corpus import NOISE, POSITIVE, SPEECH, CorpusConfig, read_corpus
 from wakeword_keras.features import FrontendConfig, compute
 
 FRONTEND = FrontendConfig()
-CONFIG = dataset.DataConfig(batch=8, echo=2, shuffle=16)
 CLIP_MS = 500
 
 
@@ -35,13 +30,6 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shards(corpus, tmp_path_factory):
     return dataset.write_shards(corpus, CLIP_MS, tmp_path_factory.mktemp("cache"))
-
-
-def batches(shards, seed=1, first_epoch=0, epochs=2, config=CONFIG):
-    stream = dataset.training_batches(
-        shards, FRONTEND, AugmentConfig(), config, seed, first_epoch, epochs
-    )
-    return list(stream.as_numpy_iterator())
 
 
 def test_shards_hold_every_clip_with_its_sound(corpus, shards):
@@ -80,56 +68,6 @@ def test_a_long_clip_keeps_its_loudest_stretch_and_a_short_one_is_centred():
     np.testing.assert_array_equal(short, [0, 0, 0, 1, 1, 1, 1, 0, 0, 0])
 
 
-def test_the_seed_decides_every_batch(shards):
-    first, second, other = batches(shards), batches(shards), batches(shards, seed=2)
-    for a, b in zip(first, second, strict=True):
-        for x, y in zip(a, b, strict=True):
-            np.testing.assert_array_equal(x, y)
-    assert any((a[0] != b[0]).any() for a, b in zip(first, other, strict=True))
-
-
-@pytest.mark.parametrize("seed", [0, 7])
-def test_the_programs_own_seed_changes_no_batch(shards, seed):
-    expected = batches(shards, epochs=1)
-    tf.random.set_seed(seed)
-    for a, b in zip(expected, batches(shards, epochs=1), strict=True):
-        np.testing.assert_array_equal(a[0], b[0])
-
-
-def test_a_run_may_have_seed_zero(shards):
-    keras.utils.set_random_seed(0)
-    assert len(batches(shards, seed=0, epochs=1)) == shards.steps_per_epoch(CONFIG)
-
-
-def test_a_resumed_epoch_sees_what_the_whole_run_saw(shards):
-    steps = shards.steps_per_epoch(CONFIG)
-    whole = batches(shards, epochs=3)
-    resumed = batches(shards, first_epoch=2, epochs=3)
-    assert len(whole) == 3 * steps
-    for a, b in zip(whole[2 * steps :], resumed, strict=True):
-        for x, y in zip(a, b, strict=True):
-            np.testing.assert_array_equal(x, y)
-
-
-def test_epochs_differ_and_batches_carry_labels_weights_and_groups(shards):
-    steps = shards.steps_per_epoch(CONFIG)
-    whole = batches(shards)
-    assert (whole[0][0] != whole[steps][0]).any()
-    for features, labels, weights, groups in whole:
-        assert features.shape == (8, FRONTEND.num_frames(CLIP_MS * 16), 40)
-        assert (labels[:, 0] == (groups == GROUPS.index(POSITIVE))).all()
-        assert (weights == 1).all()
-
-
-def test_echoes_of_a_clip_share_its_features_but_for_their_masks(shards):
-    plain = AugmentConfig(time_masks=0, frequency_masks=0)
-    stream = dataset.training_batches(shards, FRONTEND, plain, CONFIG, 1, 0, 1)
-    rows = np.concatenate([batch[0] for batch in stream.as_numpy_iterator()])
-    unique, counts = np.unique(rows.reshape(len(rows), -1), axis=0, return_counts=True)
-    assert counts.max() == CONFIG.echo
-    assert len(unique) >= len(rows) // CONFIG.echo
-
-
 def test_cold_features_are_the_front_ends_and_warm_ones_differ(shards):
     cold = dataset.split_features(shards, "test", FRONTEND, "cold")
     warm = dataset.split_features(shards, "test", FRONTEND, "warm")
@@ -141,23 +79,3 @@ def test_cold_features_are_the_front_ends_and_warm_ones_differ(shards):
         cold.labels(1)[:, 0], [clip.group == POSITIVE for clip in cold.clips]
     )
     assert {clip.group for clip in cold.clips} == {POSITIVE, SPEECH, NOISE}
-
-
-def test_impulse_responses_reach_the_training_clips(shards, tmp_path):
-    always = AugmentConfig(reverberation_probability=1.0)
-    response = np.zeros(1600, np.float32)
-    response[[0, 800]] = 0.5, 0.4
-    soundfile.write(tmp_path / "room.wav", response, 16000)
-    rooms = dataset.read_impulse_responses(tmp_path)
-    assert rooms.shape[0] == 1
-
-    def first(responses):
-        stream = dataset.training_batches(
-            shards, FRONTEND, always, CONFIG, 1, 0, 1, impulse_responses=responses
-        )
-        return next(stream.as_numpy_iterator())[0]
-
-    assert (first(rooms) != first(None)).any()
-    assert dataset.read_impulse_responses("") is None
-    with pytest.raises(InputError, match="impulse_response_dir"):
-        dataset.read_impulse_responses(tmp_path.parent / "nowhere")

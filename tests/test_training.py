@@ -7,7 +7,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from wakeword_keras import callbacks, training
-from wakeword_keras.dataset import DataConfig
+from wakeword_keras.batches import DataConfig
 from wakeword_keras.errors import InputError
 from wakeword_keras.training import LossConfig, TrainConfig
 

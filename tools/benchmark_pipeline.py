@@ -17,11 +17,12 @@ from absl import flags
 
 from flags import run_flags
 from tools import command
-from wakeword_keras import dataset, models, pipeline
+from wakeword_keras import batches, dataset, models, pipeline
 from wakeword_keras.weighting import MonitoredModel
 
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "times each of the two is measured", lower_bound=1)
 _JSON = flags.DEFINE_string("json", None, "file for the figures")
+_WARM_UP = 2  # epochs
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -41,39 +42,45 @@ def main(arguments: Sequence[str]) -> None:
 
 def measure(config: pipeline.RunConfig, shards: dataset.Shards, rounds: int) -> dict:
     """Examples per second of both, round by round, and the median of the rounds' ratios."""
-    steps = shards.steps_per_epoch(config.data)
+    steps = batches.steps_per_epoch(shards, config.data)
     frames = config.frontend.num_frames(shards.clip_samples)
     model = models.build(config.model, frames, config.frontend.channels, len(shards.wake_words))
     trainer = MonitoredModel(inputs=model.inputs, outputs=model.outputs)
     trainer.compile(keras.optimizers.AdamW(), config.loss.build())
+    # As many epochs as one clip's echoes last, so that every cost comes in its true share.
+    epochs = _WARM_UP + config.data.echo
 
     def pipeline_from(epoch: int) -> tf.data.Dataset:
-        return dataset.training_batches(
-            shards, config.frontend, config.augment, config.data, config.seed, epoch, epoch + 2
+        return batches.training_batches(
+            shards, config.frontend, config.augment, config.data, config.seed, epoch, epoch + epochs
         )
 
     constant = pipeline_from(0).take(1).cache().repeat()
     trainer.fit(constant, steps_per_epoch=3, verbose=0)  # traces
     clock = _Clock()
     seconds: dict[str, list[float]] = {"full_pipeline": [], "constant_batch": []}
-    for epoch in range(0, 2 * rounds, 2):
-        for name, source in (("full_pipeline", pipeline_from(epoch)), ("constant_batch", constant)):
-            trainer.fit(source, steps_per_epoch=steps, epochs=2, verbose=0, callbacks=[clock])
+    for number in range(rounds):
+        for name, source in (
+            ("full_pipeline", pipeline_from(number * epochs)),
+            ("constant_batch", constant),
+        ):
+            trainer.fit(source, steps_per_epoch=steps, epochs=epochs, verbose=0, callbacks=[clock])
             seconds[name].append(clock.seconds)
-    examples = steps * config.data.batch
+    examples = steps * config.data.batch * config.data.echo
     rates = {name: [examples / s for s in taken] for name, taken in seconds.items()}
     ratio = np.median(np.divide(rates["full_pipeline"], rates["constant_batch"]))
     return {**rates, "ratio": float(ratio), "batch": config.data.batch, "model": config.model}
 
 
 class _Clock(keras.callbacks.Callback):
-    """Seconds of the last epoch: the first also fills buffers."""
+    """Seconds of all epochs but the first ones, which fill buffers."""
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Start."""
-        self._start = time.monotonic()
+        """Start after the warm-up."""
+        if epoch == _WARM_UP:
+            self._start = time.monotonic()
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_train_end(self, logs: dict | None = None) -> None:
         """Stop."""
         self.seconds = time.monotonic() - self._start
 

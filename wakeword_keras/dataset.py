@@ -1,4 +1,4 @@
-"""From a corpus to batches: TFRecord shards, training batches, and cached features of whole splits.
+"""A corpus on disk: clips as TFRecord shards, and cached features of whole splits.
 
 Shards hold each split's clips in a seeded random order, so that a small shuffle buffer is enough
 and memory stays bounded however large the corpus. Shards and features are cached under a hash of
@@ -19,43 +19,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from wakeword_keras import audio
-from wakeword_keras.augmentation import (
-    AugmentConfig,
-    augment_waveform,
-    batch_seed,
-    prepare_impulse_responses,
-    spec_augment,
-)
+from wakeword_keras.augmentation import prepare_impulse_responses
 from wakeword_keras.corpus import GROUPS, NOISE, Clip, Corpus
 from wakeword_keras.errors import InputError
-from wakeword_keras.features import FrontendConfig, compute, graph_features
+from wakeword_keras.features import FrontendConfig, compute
 
 CONDITIONS = ("cold", "warm")
 CLIPS_PER_SHARD = 1024
 WARM_MS = 1000
 BACKGROUND_STRETCHES = 512  # about 25 minutes of noise: variety enough, and under 50 MB
 _LAYOUT = 1  # raise when the files' layout changes, so that old caches are not read
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """How clips become batches.
-
-    Attributes:
-      batch: clips in a batch.
-      echo: times each augmented clip is used in an epoch, each time with masks of its own (data
-        echoing, Choi et al. 2019, arXiv:1907.05550): the front end then costs `1 / echo` as much.
-      shuffle: clips in the shuffle buffer.
-    """
-
-    batch: int = 128
-    echo: int = 2
-    shuffle: int = 2048
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "echo", "shuffle"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name}={getattr(self, name)}: must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -82,10 +55,6 @@ class Shards:
     def paths(self, split: str) -> list[str]:
         """The shard files of a split, in order."""
         return [str(path) for path in sorted(self.directory.glob(f"{split}-*.tfrecord"))]
-
-    def steps_per_epoch(self, config: DataConfig) -> int:
-        """Full batches in one epoch of training."""
-        return max(1, len(self.clips["train"]) * config.echo // config.batch)
 
 
 @dataclass(frozen=True)
@@ -227,7 +196,8 @@ def _record(samples: bytes, info: ClipInfo) -> bytes:
     return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
 
 
-def _parse(record: tf.Tensor, length: int) -> dict[str, tf.Tensor]:
+def parse(record: tf.Tensor, length: int) -> dict[str, tf.Tensor]:
+    """A shard's record: samples int16 [length], target int64, group int64 (of GROUPS), weight."""
     spec = {
         "samples": tf.io.FixedLenFeature([], tf.string),
         "target": tf.io.FixedLenFeature([], tf.int64),
@@ -242,79 +212,9 @@ def _parse(record: tf.Tensor, length: int) -> dict[str, tf.Tensor]:
 def read_audio(shards: Shards, split: str) -> Iterator[NDArray[np.int16]]:
     """The int16 samples of a split's clips, in the order of `shards.clips[split]`."""
     dataset = tf.data.TFRecordDataset(shards.paths(split)).map(
-        lambda record: _parse(record, shards.clip_samples)["samples"]
+        lambda record: parse(record, shards.clip_samples)["samples"]
     )
     return dataset.prefetch(16).as_numpy_iterator()
-
-
-def training_batches(
-    shards: Shards,
-    frontend: FrontendConfig,
-    augment: AugmentConfig,
-    config: DataConfig,
-    seed: int,
-    first_epoch: int,
-    epochs: int,
-    impulse_responses: NDArray[np.float32] | None = None,
-) -> tf.data.Dataset:
-    """Augmented batches of several epochs in one stream.
-
-    An epoch's batches depend on the seed and the epoch's number alone, so a resumed run sees what
-    the interrupted one would have seen. Give `model.fit` `shards.steps_per_epoch(config)`.
-
-    Args:
-      shards, frontend, augment, config: what to read and how to make batches of it.
-      seed: of shuffling and augmentation.
-      first_epoch, epochs: the stream holds epochs `first_epoch` to `epochs - 1`.
-      impulse_responses: float32 [responses, taps] of rooms, see `read_impulse_responses`.
-
-    Returns:
-      Dataset of (features float32 [batch, frames, channels], labels float32 [batch, wake_words],
-      sample weights float32 [batch], groups int32 [batch], an index into GROUPS).
-    """
-    # Tensors made out here are captured; as constants of the graph they would cost half a minute.
-    background = tf.constant(np.load(shards.directory / "background.npy"))
-    rooms = None if impulse_responses is None else tf.constant(impulse_responses)
-    frames = frontend.num_frames(shards.clip_samples)
-    silence = frontend.input_affine.low
-
-    def heard(chunk_seed: tf.Tensor, clips: dict[str, tf.Tensor]):
-        noise = background if len(background) else None
-        samples, start = augment_waveform(clips["samples"], chunk_seed, augment, noise, rooms)
-        features = graph_features(samples, frontend, frames=frames, start=start)
-        labels = tf.one_hot(clips["target"], len(shards.wake_words))
-        return features, labels, clips["weight"], tf.cast(clips["group"], tf.int32)
-
-    def masked(mask_seed: tf.Tensor, batch: tuple):
-        return spec_augment(batch[0], mask_seed, augment, silence), *batch[1:]
-
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        # The seed of this function's graph, not the program's: with 0 there, shuffle takes no
-        # tensor for its own seed; with another, batches would depend on it.
-        tf.random.set_seed(max(seed, 1))
-        chunks = _shuffled_clips(shards, config, seed, epoch).batch(32)
-        seeds = tf.data.Dataset.range(1 << 40).map(lambda i: batch_seed(seed, epoch, i))
-        chunks = tf.data.Dataset.zip(seeds, chunks).map(heard, num_parallel_calls=2)
-        examples = chunks.unbatch()
-        if config.echo > 1:
-            examples = examples.flat_map(
-                lambda *example: tf.data.Dataset.from_tensors(example).repeat(config.echo)
-            ).shuffle(4 * config.batch, seed=seed * 100_003 + epoch)
-        batches = examples.batch(config.batch).take(shards.steps_per_epoch(config))
-        return tf.data.Dataset.zip(seeds, batches).map(masked)
-
-    return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(8)
-
-
-def _shuffled_clips(
-    shards: Shards, config: DataConfig, seed: int, epoch: tf.Tensor
-) -> tf.data.Dataset:
-    """The training clips as they are stored, in the order of an epoch."""
-    pair = tf.stack([tf.cast(seed, tf.int64), epoch])
-    paths = tf.random.experimental.stateless_shuffle(tf.constant(shards.paths("train")), pair)
-    clips = tf.data.TFRecordDataset(paths).map(lambda record: _parse(record, shards.clip_samples))
-    buffer = min(config.shuffle, len(shards.clips["train"]))
-    return clips.shuffle(buffer, seed=seed * 100_003 + epoch)
 
 
 def read_impulse_responses(folder: str | Path) -> NDArray[np.float32] | None:

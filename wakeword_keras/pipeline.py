@@ -13,8 +13,9 @@ import tf_keras as keras
 
 from wakeword_keras import dataset, evaluation, firmware, models, report, runtimes, training
 from wakeword_keras.augmentation import AugmentConfig
+from wakeword_keras.batches import DataConfig
 from wakeword_keras.corpus import Corpus, CorpusConfig, read_corpus
-from wakeword_keras.dataset import DataConfig, Shards
+from wakeword_keras.dataset import Shards
 from wakeword_keras.errors import InputError
 from wakeword_keras.export import tflite
 from wakeword_keras.features import FrontendConfig, compute

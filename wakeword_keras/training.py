@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 from numpy.typing import NDArray
 
-from wakeword_keras import callbacks, dataset
+from wakeword_keras import batches, callbacks, dataset
 from wakeword_keras.augmentation import AugmentConfig
 from wakeword_keras.errors import InputError
 from wakeword_keras.features import FrontendConfig
@@ -67,10 +67,10 @@ class TrainConfig:
       prior_bias: start the last layer's bias at the positives' share (Lin et al. 2017, 4.1).
     """
 
-    epochs: int = 36
+    epochs: int = 60
     learning_rate: float = 3e-3
     weight_decay: float = 1e-3
-    patience: int = 36
+    patience: int = 60
     prior_bias: bool = True
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class TrainingData:
     validation: tuple[dataset.SplitFeatures, ...]
     frontend: FrontendConfig
     augment: AugmentConfig
-    config: dataset.DataConfig
+    config: batches.DataConfig
     seed: int
     impulse_responses: NDArray[np.float32] | None = None
 
@@ -156,7 +156,7 @@ def fit(
 ) -> None:
     """The training loop of both stages: resumable, logged, ending with the best epoch's weights."""
     directory.mkdir(parents=True, exist_ok=True)
-    steps = data.shards.steps_per_epoch(data.config)
+    steps = batches.steps_per_epoch(data.shards, data.config)
     optimizer = _optimizer(schedule, steps)
     resume = callbacks.Resume(directory / "checkpoints", model, optimizer)
     first_epoch = resume.restore()
@@ -181,7 +181,7 @@ def fit(
         start = max(start, first_epoch)
         if start >= end or keep_best.exhausted:
             continue
-        batches = dataset.training_batches(
+        stream = batches.training_batches(
             data.shards,
             data.frontend,
             data.augment,
@@ -195,7 +195,7 @@ def fit(
         trainer = MonitoredModel(inputs=model.inputs, outputs=outputs)
         trainer.compile(optimizer, loss.build())
         trainer.fit(
-            batches.map(weighed),
+            stream.map(weighed),
             steps_per_epoch=steps,
             initial_epoch=start,
             epochs=end,

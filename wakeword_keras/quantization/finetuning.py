@@ -19,7 +19,7 @@ class QatConfig:
       frozen_share: last part of the epochs in which batch-norm statistics and ranges stand still.
     """
 
-    qat_epochs: int = 4
+    qat_epochs: int = 8
     qat_learning_rate: float = 5e-5
     frozen_share: float = 0.5
 
