@@ -148,7 +148,7 @@ def test_corpus_json_counts_clips_hours_and_speakers(finished, shards):
         assert summary["speakers"] > 0
 
 
-@pytest.mark.parametrize(("stage", "epochs"), [("fp32", 3), ("qat", 2)])
+@pytest.mark.parametrize(("stage", "epochs"), [("fp32", 6), ("qat", 4)])
 def test_history_has_one_row_an_epoch(finished, stage, epochs):
     history = rows(finished / stage / "history.csv")
     assert tuple(history[0]) == callbacks.COLUMNS
@@ -278,7 +278,7 @@ def kill_after_first_row(history, *arguments):
 
 def test_a_run_killed_in_both_trainings_ends_complete(finished, cache, tmp_path):
     directory = tmp_path / "killed"
-    arguments = (RECIPE, f"--run_dir={directory}", f"--cache_dir={cache}", "--qat_epochs=3")
+    arguments = (RECIPE, f"--run_dir={directory}", f"--cache_dir={cache}")
     kill_after_first_row(directory / "fp32" / "history.csv", *arguments)
     assert read(directory / "run.json")["stages"]["fp32"]["status"] == "running"
     assert not (directory / "fp32" / "model.keras").exists()
@@ -289,7 +289,7 @@ def test_a_run_killed_in_both_trainings_ends_complete(finished, cache, tmp_path)
     done = train_in_a_process(*arguments)
     assert done.returncode == 0, done.stderr
     assert contents(directory / "fp32") == trained
-    for stage, epochs in (("fp32", 3), ("qat", 3)):
+    for stage, epochs in (("fp32", 6), ("qat", 4)):
         history = rows(directory / stage / "history.csv")
         assert [int(row["epoch"]) for row in history] == list(range(1, epochs + 1))
     whole = without_times(finished / "fp32" / "history.csv")
