@@ -11,21 +11,17 @@ several ways (a global alignment, Needleman and Wunsch 1970); what finds no part
 INT8 runs on the reference kernels, the arithmetic nearest to a microcontroller's.
 """
 
-import copy
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import flatbuffers
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from wakeword_keras import runtimes
+from wakeword_keras import runtimes, tflite_graph
 from wakeword_keras.affine import INT8_MIN, Affine, dequantize, quantize
 from wakeword_keras.errors import InputError
 
@@ -33,8 +29,6 @@ MAX_DB = 200.0
 """SQNR of a layer without any error; -200 of one that has no signal to be right about."""
 _SOUND_DB = 30.0  # healthy layers of our models keep 33 to 50 dB
 _CODES = 256
-_TYPES = {schema.TensorType.FLOAT32: "float", schema.TensorType.INT8: "int8"}
-_CLAMPS = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}  # operator: fused activation of the same sense
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,8 @@ class LayerError:
       operator: of TFLite, such as "CONV_2D"; "INPUT" is the quantized input.
       position: in the order of the graph, the input being 0.
       sqnr_db: power of the FP32 tensor over that of the difference to it, in dB, within +-200.
-      own_sqnr_db: the same against the float layer fed with the INT8 layer's inputs.
+      own_sqnr_db: the same signal over the difference to the float layer fed with the INT8 layer's
+        inputs. The signal stays FP32's: behind a broken layer there may be hardly any.
       cosine: between the FP32 and the INT8 tensor; 1.0 where both are zero.
       saturated: share of values that int8 cannot hold: the float layer, fed the same, is more
         than half a step outside the range. The zeros of a ReLU, exact at -128, are not saturated.
@@ -102,27 +97,6 @@ class LayerErrors:
         return tuple(sorted(self.layers, key=lambda layer: layer.position))
 
 
-@dataclass(frozen=True)
-class _Operator:
-    """`reads`: tensors that are not constants; `writes`: its first output."""
-
-    key: tuple
-    kind: str
-    layers: tuple[str, ...]
-    reads: tuple[int, ...]
-    writes: int
-    type: str
-    label: str
-
-
-@dataclass(frozen=True)
-class _Graph:
-    model: Any
-    operators: tuple[_Operator, ...]
-    input: int
-    input_shape: tuple[int, ...]
-
-
 def layer_errors(
     fp32_path: str | os.PathLike,
     int8_path: str | os.PathLike,
@@ -146,13 +120,13 @@ def layer_errors(
         clips, or of another shape.
     """
     _check_kinds(fp32_path, int8_path)
-    fp32, int8 = _graph(fp32_path), _graph(int8_path)
+    fp32, int8 = tflite_graph.read(fp32_path), tflite_graph.read(int8_path)
     if not len(features) or features.shape[1:] != int8.input_shape[1:]:
         raise InputError(
             f"{int8_path}: takes features {list(int8.input_shape[1:])} per clip, got "
             f"{len(features)} of {list(features.shape[1:])}"
         )
-    pairs = _align(fp32.operators, int8.operators)
+    pairs = tflite_graph.align(fp32.operators, int8.operators)
     if not pairs or fp32.input_shape != int8.input_shape:
         raise InputError(f"{int8_path}: no layer in common with {fp32_path}: other architectures")
     chosen = features[np.unique(np.linspace(0, len(features) - 1, clips).round().astype(int))]
@@ -207,126 +181,12 @@ def _check_kinds(fp32_path: str | os.PathLike, int8_path: str | os.PathLike) -> 
             )
 
 
-def _graph(path: str | os.PathLike) -> _Graph:
-    kinds = runtimes.operators(path)  # verifies the file, too
-    model = schema.ModelT.InitFromPackedBuf(Path(path).read_bytes(), 0)
-    if len(model.subgraphs) != 1 or len(model.subgraphs[0].inputs) != 1:
-        raise InputError(f"{path}: has states or several inputs: give the model that takes a clip")
-    (graph,) = model.subgraphs
-    source = int(graph.inputs[0])
-    changing = {source} | {int(t) for op in graph.operators for t in op.outputs}
-    operators = [
-        _operator(graph, op, kind, changing)
-        for op, kind in zip(graph.operators, kinds, strict=True)
-    ]
-    shape = tuple(int(size) for size in graph.tensors[source].shape)
-    return _Graph(model, _fold_clamps(operators), source, shape)
-
-
-def _operator(graph: Any, op: Any, kind: str, changing: set[int]) -> _Operator:
-    output = graph.tensors[op.outputs[0]]
-    activation = getattr(op.builtinOptions, "fusedActivationFunction", 0)
-    inputs = [int(t) for t in op.inputs if t >= 0]
-    tensors = [output, *(graph.tensors[t] for t in inputs if t not in changing)]
-    names = dict.fromkeys(n for tensor in tensors for n in _layer_names(tensor.name.decode()))
-    return _Operator(
-        (kind, activation, *(int(size) for size in output.shape)),
-        kind,
-        tuple(names),
-        tuple(t for t in inputs if t in changing),
-        int(op.outputs[0]),
-        _TYPES.get(output.type, "other"),
-        f"{kind} {output.name.decode()}",
-    )
-
-
-def _layer_names(tensor: str) -> Iterator[str]:
-    """Layers in "model/layer/Op;model/layer/Op1", the one with the weights first.
-
-    TFLite cuts long names at their front, so a part of fewer than three pieces tells nothing.
-    """
-    for part in reversed(tensor.split(";")):
-        pieces = part.split("/")
-        if len(pieces) > 2:
-            yield pieces[1].removeprefix("quant_")
-
-
-def _fold_clamps(operators: Sequence[_Operator]) -> tuple[_Operator, ...]:
-    """A ReLU that is an operator of its own becomes that of the layer before, as fusing does."""
-    readers: dict[int, int] = {}
-    for op in operators:
-        for tensor in op.reads:
-            readers[tensor] = readers.get(tensor, 0) + 1
-    folded: dict[int, _Operator] = {}
-    for op in operators:
-        before = folded.get(op.reads[0]) if op.reads else None
-        if op.kind in _CLAMPS and before and before.key[1] == 0 and readers[op.reads[0]] == 1:
-            del folded[op.reads[0]]
-            op = dataclasses.replace(
-                before,
-                key=(before.kind, _CLAMPS[op.kind], *before.key[2:]),
-                writes=op.writes,
-                label=op.label,
-            )
-        folded[op.writes] = op
-    return tuple(folded.values())
-
-
-def _align(
-    left: Sequence[_Operator], right: Sequence[_Operator]
-) -> list[tuple[_Operator, _Operator]]:
-    """The pairs, in order, that agree in most operators and then in most names."""
-
-    def worth(a: _Operator, b: _Operator) -> int:
-        same = a.key == b.key and (a.type, b.type) == ("float", "int8")
-        return same * (1 + bool(set(a.layers) & set(b.layers)))
-
-    best = np.zeros((len(left) + 1, len(right) + 1), np.int64)
-    for i in range(len(left) - 1, -1, -1):
-        for j in range(len(right) - 1, -1, -1):
-            paired = best[i + 1, j + 1] + worth(left[i], right[j])
-            best[i, j] = max(paired, best[i + 1, j], best[i, j + 1])
-    pairs, i, j = [], 0, 0
-    while i < len(left) and j < len(right):
-        value = worth(left[i], right[j])
-        if value and best[i, j] == best[i + 1, j + 1] + value:
-            pairs.append((left[i], right[j]))
-            i, j = i + 1, j + 1
-        elif best[i, j] == best[i + 1, j]:
-            i += 1
-        else:
-            j += 1
-    return pairs
-
-
-def _unmatched(graph: _Graph, matched: set[int]) -> tuple[str, ...]:
+def _unmatched(graph: tflite_graph.Graph, matched: set[int]) -> tuple[str, ...]:
     return tuple(op.label for op in graph.operators if op.writes not in matched)
 
 
-def _display_name(op: _Operator, index: int) -> str:
+def _display_name(op: tflite_graph.Operator, index: int) -> str:
     return op.layers[0] if op.layers else f"{op.kind.lower()}_{index}"
-
-
-def _cut(graph: _Graph, tensors: Sequence[int]) -> tuple[bytes, dict[int, int]]:
-    """The float model with every reader of the given tensors reading an input of its own instead.
-
-    Returns:
-      The flatbuffer, and the index of the new input that stands for each tensor.
-    """
-    model = copy.deepcopy(graph.model)
-    (subgraph,) = model.subgraphs
-    inputs = {graph.input: graph.input}
-    for tensor in tensors:
-        clone = copy.copy(subgraph.tensors[tensor])
-        clone.name, clone.buffer = clone.name + b"/given", 0
-        inputs[tensor] = len(subgraph.tensors)
-        subgraph.tensors.append(clone)
-    for op in subgraph.operators:
-        op.inputs = np.array([inputs.get(int(t), int(t)) for t in op.inputs], np.int32)
-    subgraph.inputs = np.array(list(inputs.values()), np.int32)
-    subgraph.outputs = np.array(tensors, np.int32)
-    model.signatureDefs = []
-    return _pack(model), inputs
 
 
 def _interpreter(content: bytes, kernels: str) -> Interpreter:
@@ -340,23 +200,20 @@ def _interpreter(content: bytes, kernels: str) -> Interpreter:
     return made
 
 
-def _pack(model: Any) -> bytes:
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
 def _compare(
-    fp32: _Graph,
-    int8: _Graph,
-    pairs: Sequence[tuple[_Operator, _Operator]],
+    fp32: tflite_graph.Graph,
+    int8: tflite_graph.Graph,
+    pairs: Sequence[tuple[tflite_graph.Operator, tflite_graph.Operator]],
     features: NDArray[np.float32],
 ) -> dict[int, "_Tally"]:
     """Run both graphs and the cut one clip by clip; tallies by INT8 tensor."""
     partner = {b.writes: a.writes for a, b in pairs}
-    content, given = _cut(fp32, list(partner.values()))
-    whole, fed = _interpreter(_pack(fp32.model), "optimized"), _interpreter(content, "optimized")
-    quantized = _interpreter(_pack(int8.model), "reference")
+    content, given = tflite_graph.cut(fp32, list(partner.values()))
+    whole, fed = (
+        _interpreter(tflite_graph.pack(fp32.model), "optimized"),
+        _interpreter(content, "optimized"),
+    )
+    quantized = _interpreter(tflite_graph.pack(int8.model), "reference")
     details = {d["index"]: d for d in quantized.get_tensor_details()}
     tallies = {t: _Tally(_affine(details[t])) for t in (int8.input, *partner)}
     source = tallies[int8.input].affine
@@ -389,8 +246,8 @@ class _Tally:
 
     def __init__(self, affine: Affine):
         self.affine = affine
-        # Powers of: FP32, difference to it, INT8, product of both, float on INT8 inputs, own error.
-        self.sums = np.zeros(6)
+        # FP32 squared, difference to it squared, INT8 squared, product of both, own error squared.
+        self.sums = np.zeros(5)
         self.outside = 0
         self.codes = np.zeros(_CODES, np.int64)
         self.peaks: NDArray[np.float64] | float = 0.0
@@ -404,10 +261,10 @@ class _Tally:
             (real - fp32, real - fp32),
             (real, real),
             (real, fp32),
-            (own, own),
             (real - own, real - own),
         )
-        self.sums += [np.vdot(a, b) for a, b in products]
+        # Not a BLAS product: its threads would wait for a busy machine's cores.
+        self.sums += [np.einsum("i,i", a.ravel(), b.ravel()) for a, b in products]
         half = self.affine.scale / 2
         beyond = (own < self.affine.low - half) | (own > self.affine.high + half)
         self.outside += int(np.count_nonzero(beyond))
@@ -416,7 +273,7 @@ class _Tally:
 
     def error(self, layer: str, operator: str, position: int) -> LayerError:
         """The figures of the layer."""
-        fp32, difference, int8, product, own, own_error = (float(s) for s in self.sums)
+        fp32, difference, int8, product, own_error = (float(s) for s in self.sums)
         values = int(self.codes.sum())
         norm = np.sqrt(fp32 * int8)
         # Up to half the other channels may be dead; they say nothing of the spread.
@@ -427,7 +284,7 @@ class _Tally:
             operator=operator,
             position=position,
             sqnr_db=_decibels(fp32, difference),
-            own_sqnr_db=_decibels(own, own_error),
+            own_sqnr_db=_decibels(fp32, own_error),
             cosine=float(np.clip(product / norm, -1, 1)) if norm else float(fp32 == int8),
             saturated=self.outside / values,
             at_limits=float(self.codes[[0, -1]].sum() / values),
@@ -471,8 +328,8 @@ def _with_hint(error: LayerError) -> LayerError:
         )
     elif error.rounding_share < 0.25:
         hint = (
-            "its weights differ from the float ones by more than rounding its output explains: check "
-            "their scales, quantize them per channel, and compare with the float twin of the QAT model"
+            "its weights differ from the float ones by more than rounding its output explains: "
+            "check their scales, quantize per channel, or compare with the QAT model's float twin"
         )
     elif error.channel_spread > 8 and "CONV" in error.operator:
         hint = (
