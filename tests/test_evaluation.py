@@ -234,6 +234,8 @@ def test_console_table_has_a_row_for_each_model_and_fits_the_screen():
     assert [line.split()[0] for line in table[1:6]] == list(NAMES)
     assert max(map(len, table)) <= 100
     assert "400 test clips" in table[6]
+    steps = ["fp32_to_qat", "qat_to_int8", "fp32_to_int8", "fp32_to_int8_ptq"]
+    assert [line.split()[0] for line in table[-4:]] == steps
 
 
 def clip_batches(features, size):

@@ -21,6 +21,8 @@ from wakeword_keras.quantization import calibration
 
 OUTSIDE_LIMIT = 0.001
 """Share of values outside a range above which a tensor is worth a warning."""
+OUTPUT_LIMIT = 0.05
+"""The same for the model's output: scores beyond its range are far from any threshold."""
 WIDE_LIMIT = 4.0
 """A range so many times wider than anything seen wastes two of its eight bits."""
 MIX_LIMIT = 0.1
@@ -146,7 +148,9 @@ def measure(
         calibration_sha256=calibration_set.sha256,
         checked_sha256=checked.sha256,
     )
-    return dataclasses.replace(found, warnings=tuple(_warnings(found)))
+    return dataclasses.replace(
+        found, warnings=(*_set_warnings(found), *_range_warnings(found, model.output_names))
+    )
 
 
 def _label_mix(chosen: Sequence[str], training: Sequence[str]) -> tuple[LabelMix, ...]:
@@ -214,10 +218,6 @@ def _shared_sounds(
     return tuple(sorted((ours[key], theirs[key]) for key in ours.keys() & theirs.keys()))
 
 
-def _warnings(found: Coverage) -> list[str]:
-    return [*_set_warnings(found), *_range_warnings(found)]
-
-
 def _set_warnings(found: Coverage) -> list[str]:
     warnings = []
     if not found.disjoint:
@@ -245,15 +245,19 @@ def _set_warnings(found: Coverage) -> list[str]:
     return warnings
 
 
-def _range_warnings(found: Coverage) -> list[str]:
+def _range_warnings(found: Coverage, outputs: Sequence[str]) -> list[str]:
     warnings = []
-    outside = [t for t in found.tensors if t.outside > OUTSIDE_LIMIT]
+    outside = [
+        t
+        for t in found.tensors
+        if t.outside > (OUTPUT_LIMIT if t.layer in outputs else OUTSIDE_LIMIT)
+    ]
     if outside:
         worst = max(outside, key=lambda t: t.outside)
         warnings.append(
-            f"{len(outside)} of {len(found.tensors)} tensors clip more than "
-            f"{100 * OUTSIDE_LIMIT:g} % of their values, {worst.layer} {100 * worst.outside:.2f} % "
-            f"(up to {worst.seen_high:.4g}, range {worst.low:.4g} to {worst.high:.4g}): calibrate "
+            f"{len(outside)} of {len(found.tensors)} tensors clip too many of their values, "
+            f"{worst.layer} {100 * worst.outside:.2f} % ({worst.seen_low:.4g} to "
+            f"{worst.seen_high:.4g} in a range of {worst.low:.4g} to {worst.high:.4g}): calibrate "
             "on more clips, or let QAT see more steps"
         )
     wide = [t for t in found.tensors if _too_wide(t)]
