@@ -74,6 +74,14 @@ def test_quiet_calibration_clips_are_caught_by_their_ranges(fp32):
         assert tensor.outside > 0
 
 
+def test_ranges_that_fine_tuning_tightened_are_told_from_a_small_calibration_set(fp32):
+    calibrated, checked = clips(0), clips(1, prefix="test")
+    ranges = calibration.observed_ranges(fp32, calibrated.features, ["relu", "pool"])
+    ranges["relu"] = (0.0, ranges["relu"][1] / 2)
+    found = coverage.measure(fp32, ranges, INPUT, calibrated, TRAINING, checked)
+    assert ["relu" in w and "fine-tuning tightened" in w for w in found.warnings] == [True]
+
+
 def test_calibration_far_louder_than_the_test_clips_wastes_codes(fp32):
     found = measured(fp32, clips(0), clips(1, loud=0.02, prefix="test"))
     assert any("wider than anything seen" in warning for warning in found.warnings)

@@ -254,11 +254,15 @@ def _range_warnings(found: Coverage, outputs: Sequence[str]) -> list[str]:
     ]
     if outside:
         worst = max(outside, key=lambda t: t.outside)
+        # Ranges start at the calibration clips' extremes: what clips those is fine-tuning's doing.
+        if worst.outside_calibration > worst.outside / 2:
+            mend = "fine-tuning tightened its range; let QAT run longer, or hold the ranges"
+        else:
+            mend = "calibrate on more clips, as loud and varied as these"
         warnings.append(
             f"{len(outside)} of {len(found.tensors)} tensors clip too many of their values, "
             f"{worst.layer} {100 * worst.outside:.2f} % ({worst.seen_low:.4g} to "
-            f"{worst.seen_high:.4g} in a range of {worst.low:.4g} to {worst.high:.4g}): calibrate "
-            "on more clips, or let QAT see more steps"
+            f"{worst.seen_high:.4g} in a range of {worst.low:.4g} to {worst.high:.4g}): {mend}"
         )
     wide = [t for t in found.tensors if _too_wide(t)]
     if wide:
