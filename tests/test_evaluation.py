@@ -234,6 +234,8 @@ def test_console_table_has_a_row_for_each_model_and_fits_the_screen():
     assert [line.split()[0] for line in table[1:6]] == list(NAMES)
     assert max(map(len, table)) <= 100
     assert "400 test clips" in table[6]
+    steps = ["fp32_to_qat", "qat_to_int8", "fp32_to_int8", "fp32_to_int8_ptq"]
+    assert [line.split()[0] for line in table[-4:]] == steps
 
 
 def clip_batches(features, size):
@@ -295,3 +297,11 @@ def test_missing_models_are_named():
         evaluate(good, good, None, facts, SCALE, ("happy",))
     with pytest.raises(ValueError, match="output scale"):
         run(good, good, scale=0.0)
+
+
+def test_all_scores_equal_is_chance_for_every_model():
+    flat = make_scores(np.zeros((40, 1)), [0, -1] * 20)
+    report = run(flat, flat)
+    for m in report.models.values():
+        assert (m.roc_auc, m.recall_at_fpr_0_01, m.accuracy) == (0.5, 0.0, 0.5)
+    assert report.quantization_error.decisions_flipped == 0

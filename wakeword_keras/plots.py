@@ -6,7 +6,7 @@ CSS variables, so that a page can show the same picture on a light and on a dark
 
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -247,8 +247,41 @@ def logits(
     return figure
 
 
-def _figure(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.0, 3.7))
+@mpl.rc_context(_STYLE)
+def layer_bars(
+    layers: Sequence[str],
+    own_db: NDArray[np.float64],
+    sqnr_db: NDArray[np.float64],
+    worst: int = 3,
+) -> Figure:
+    """Signal to quantization noise of every layer, from the input down; the worst ones in red.
+
+    Args:
+      layers: names, in the order of the graph.
+      own_db: [layers] of the layer's own error: the bars. What exceeds 80 dB is drawn as 80.
+      sqnr_db: [layers] of the error accumulated up to the layer: the line.
+      worst: how many layers to mark, those of the lowest `own_db`.
+    """
+    count = len(layers)
+    figure, axes = _figure("Signal to quantization noise by layer", 1.1 + max(2.6, 0.19 * count))
+    rows = np.arange(count)
+    marked = np.isin(rows, np.argsort(own_db, kind="stable")[:worst])
+    for name, chosen, color in (("own", ~marked, _BLUE), ("own, to blame", marked, _RED)):
+        shown = np.clip(own_db[chosen], 0, 80)
+        axes.barh(rows[chosen], shown, 0.72, color=color, alpha=0.75, label=name)
+    line: dict[str, Any] = {"color": _ORANGE, "marker": "o", "markersize": 2.5}
+    axes.plot(np.clip(sqnr_db, 0, 80), rows, label="accumulated", **line)
+    axes.set_yticks(rows, layers, fontsize=8 if count < 40 else 6)
+    axes.set_ylim(count - 0.4, -0.6)
+    axes.set_xlim(left=0)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("SQNR [dB], more is better")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def _figure(title: str, height: float = 3.7) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.0, height))
     axes = figure.add_subplot()
     axes.set_title(title, loc="left")
     return figure, axes

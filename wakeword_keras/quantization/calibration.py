@@ -135,6 +135,14 @@ def clipped_fractions(
     )
 
 
+def observed_ranges(
+    fp32: keras.Model, features: NDArray[np.float32], names: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """Lowest and highest value of each named layer's float output, zero always within."""
+    probe = keras.Model(fp32.inputs, [fp32.get_layer(name).output for name in names])
+    return dict(zip(names, _observe(probe, features), strict=True))
+
+
 def _activation_ranges(qat: keras.Model) -> dict[str, tuple]:
     """(low, high) variables of every activation quantizer, by the float layer's name."""
     found = {}

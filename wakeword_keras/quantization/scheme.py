@@ -30,7 +30,7 @@ from wakeword_keras.errors import InputError
 from wakeword_keras.quantization.preflight import Problem, check_quantizable
 from wakeword_keras.quantization.ranges import layer_quantizations
 
-__all__ = ["Problem", "check_quantizable", "quantize"]
+__all__ = ["Problem", "check_quantizable", "float_twin", "quantize"]
 
 
 def quantize(model: keras.Model, input_affine: Affine) -> keras.Model:
@@ -68,6 +68,30 @@ def quantize(model: keras.Model, input_affine: Affine) -> keras.Model:
                 narrow_range=False,
             )
     return quantized
+
+
+def float_twin(qat: keras.Model, fp32: keras.Model) -> keras.Model:
+    """The float model with the weights of the QAT model: what INT8 would be without rounding.
+
+    Between FP32 and its twin lies what fine-tuning changed, between the twin and INT8 quantization.
+
+    Args:
+      qat: model from `quantize(fp32, ...)`, trained or not.
+      fp32: the float model it was made from; stays as it is.
+
+    Returns:
+      A new float model, layers named as in `fp32`.
+    """
+    twin = keras.models.clone_model(fp32)
+    for layer in twin.layers:
+        if layer.weights:
+            held = {_short(v): v.numpy() for v in qat.get_layer(f"quant_{layer.name}").weights}
+            layer.set_weights([held[_short(variable)] for variable in layer.weights])
+    return twin
+
+
+def _short(variable) -> str:
+    return variable.name.split("/")[-1]
 
 
 class _Layout(quantize_layout_transform.QuantizeLayoutTransform):
