@@ -138,8 +138,8 @@ def _corpus(run: RunDirectory, config: RunConfig) -> Shards:
             )
         write_json(run.path("corpus.json"), corpus.summary() | {"sha256": corpus.sha256})
         if corpus.streams:
-            streams = [asdict(piece) for piece in corpus.streams]
-            write_json(run.path("streams.json"), {"pieces": streams})
+            pieces = [asdict(p) | {"path": os.path.abspath(p.path)} for p in corpus.streams]
+            write_json(run.path("streams.json"), {"pieces": pieces})
         shards = dataset.write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
         run.record["shards"] = str(shards.directory)
         return shards
