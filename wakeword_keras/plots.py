@@ -213,11 +213,11 @@ def det_streams(
     least = min(float(rates[rates > 0].min(initial=1.0)), budget)
     zero = least / 3
     for name, (rate, miss) in curves.items():
-        order = np.argsort(rate, kind="stable")[::-1]
-        x = np.maximum(np.asarray(rate)[order], zero)
-        axes.plot(
-            x, 100 * np.asarray(miss)[order], drawstyle="steps-pre", label=name, **_line(name)
-        )
+        # The fewest misses that so many false accepts allow.
+        order = np.lexsort((miss, rate))
+        x, first = np.unique(np.asarray(rate)[order], return_index=True)
+        y = 100 * np.asarray(miss)[order][first]
+        axes.plot(np.maximum(x, zero), y, drawstyle="steps-post", label=name, **_line(name))
     _mark(axes, {name: (max(x, zero), 100 * y) for name, (x, y) in points.items()})
     axes.set_xscale("log")
     highest = max(float(rates.max()), budget) * 1.3

@@ -27,7 +27,7 @@ from wakeword_keras.runtimes import Scorer
 from wakeword_keras.streaming import stream_windows, window_samples
 
 AFTER_MS = 500  # a wake word has to be heard by then after its clip's end
-SLACK_LSB = 8.0
+SLACK_LSB = 4.0
 Logits = list[NDArray[np.float32]]
 Masks = list[NDArray[np.bool_]]
 
@@ -207,10 +207,10 @@ def score(
     for name, logits in _listen(heard, models, ear).items():
         unscored = [np.zeros(len(values), bool) for values in logits]
         hearing = hearings[name] = _Hearing(models[name], logits, unscored)
-        upper = hearing.sums(ear.config, hearing.slack_lsb)[: len(heard.streams)]
-        if not any(map(len, upper)):
+        quick = hearing.sums(ear.config, 0.0)[: len(heard.streams)]
+        if not any(map(len, quick)):
             raise InputError(f"--ambient_dir: the {heard.split} streams are shorter than a window")
-        _, hearing.useful = events.budget_range(upper, most_useful, ear.config.refractory_steps)
+        _, hearing.useful = events.budget_range(quick, most_useful, ear.config.refractory_steps)
     required = thresholds or {}
     while True:
         wanted = {
