@@ -38,6 +38,21 @@ def write_recordings(root, clips=(("yes", 8), ("no", 12))):
     return root
 
 
+def write_ambient(root, speakers, seconds=4.0, tones=()):
+    """A recording of noise for each speaker, and tones like those of yes at (speaker, second)."""
+    for number, name in enumerate(speakers):
+        rng = np.random.default_rng(100 + number)
+        sound = rng.normal(0, 0.05, round(seconds * 16000))
+        for who, start_s in tones:
+            if who == name:
+                at = np.arange(6400)
+                start = round(start_s * 16000)
+                sound[start : start + 6400] += 0.3 * np.sin(2 * np.pi * 800 / 16000 * at)
+        (root / name / "chapter").mkdir(parents=True, exist_ok=True)
+        soundfile.write(root / name / "chapter" / "1.flac", sound, 16000)
+    return root
+
+
 @pytest.fixture(scope="session")
 def training_data(tmp_path_factory):
     root = write_recordings(tmp_path_factory.mktemp("recordings"))

@@ -166,6 +166,17 @@ def test_blocks_of_a_file_are_what_read_gives(tmp_path, rate_hz):
     np.testing.assert_array_equal(np.concatenate(blocks), audio.read(path))
 
 
+@pytest.mark.parametrize("piece", [(0.5, 3.25), (1.0, 0.1), (2.5, None)])
+def test_blocks_of_a_piece_are_what_read_gives(tmp_path, piece):
+    path = tmp_path / "long.flac"
+    soundfile.write(path, np.random.default_rng(0).integers(-9, 9, 80_000).astype(np.int16), 16000)
+    np.testing.assert_array_equal(
+        np.concatenate(list(audio.read_blocks(path, *piece))), audio.read(path, *piece)
+    )
+    with pytest.raises(InputError, match="no samples at 6 s"):
+        list(audio.read_blocks(path, 6.0))
+
+
 def test_int8_model_hears_each_burst_once_and_by_its_name(bundle, recording):
     detector = streaming.load_detector(bundle)
     heard = streaming.detect_stream(

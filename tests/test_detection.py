@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy.stats import chi2
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from wakeword_keras import detection
@@ -211,53 +210,3 @@ def test_interval_leaves_out_nan_and_refuses_all_nan():
     assert detection.percentile_interval([np.nan, 1.0, 1.0]) == (1.0, 1.0)
     with pytest.raises(ValueError, match="no resample"):
         detection.percentile_interval([np.nan])
-
-
-def test_smooth_is_a_causal_mean_that_starts_from_zeros():
-    np.testing.assert_allclose(
-        detection.smooth([1.0, 1.0, 1.0, 0.0], 3), [1 / 3, 2 / 3, 1.0, 2 / 3]
-    )
-    two_words = np.array([[1.0, 0.0], [0.0, 1.0]])
-    np.testing.assert_allclose(detection.smooth(two_words, 2), [[0.5, 0.0], [0.5, 0.5]])
-    np.testing.assert_array_equal(detection.smooth([0.2, 0.9], 1), [0.2, 0.9])
-    with pytest.raises(ValueError, match="window"):
-        detection.smooth([0.5], 0)
-
-
-def test_detections_by_hand():
-    scores = np.zeros(100)
-    scores[[10, 11, 12, 29, 30, 80]] = 1.0
-    # 10 fires; 11, 12 and 29 lie within 200 ms = 20 steps of it; 30 is exactly 20 steps later.
-    np.testing.assert_allclose(
-        detection.detections(scores, 0.5, step_ms=10, refractory_ms=200), [0.10, 0.30, 0.80]
-    )
-    np.testing.assert_allclose(
-        detection.detections(scores, 0.5, step_ms=10, refractory_ms=0),
-        [0.10, 0.11, 0.12, 0.29, 0.30, 0.80],
-    )
-    assert detection.detections(scores, 1.5, 10, 200).size == 0
-    assert detection.detections(scores, 1.0, 10, 200)[0] == 0.10
-
-
-def test_detections_of_a_plateau_repeat_once_per_refractory_period():
-    np.testing.assert_allclose(detection.detections(np.ones(31), 0.5, 20, 300), [0.0, 0.3, 0.6])
-
-
-def test_detections_refuse_nan():
-    with pytest.raises(ValueError, match="finite"):
-        detection.detections([0.0, np.nan], 0.5, 10, 100)
-
-
-@pytest.mark.parametrize("events", [0, 1, 7, 400])
-def test_false_accept_bound_is_the_exact_poisson_bound(events):
-    rate = detection.false_accepts_per_hour(events, 6.8)
-    assert rate.per_hour == events / 6.8
-    assert rate.upper_95_per_hour == pytest.approx(
-        chi2.ppf(0.95, 2 * (events + 1)) / 2 / 6.8, rel=1e-6
-    )
-
-
-def test_no_false_accept_gives_the_rule_of_three():
-    assert detection.false_accepts_per_hour(0, 10).upper_95_per_hour == pytest.approx(0.3, rel=2e-3)
-    with pytest.raises(ValueError, match="hours"):
-        detection.false_accepts_per_hour(0, 0.0)

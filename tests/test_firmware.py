@@ -122,6 +122,26 @@ def test_threshold_is_the_same_decision_as_probability_logit_and_int8(manifest):
     np.testing.assert_array_equal(fires, 1 / (1 + np.exp(-logits)) >= threshold["probability"])
 
 
+def test_stream_threshold_is_the_sum_that_the_device_compares(model_path, bundle, tmp_path):
+    clips = firmware.read_manifest(bundle)
+    assert clips["threshold"] == clips["clip_threshold"] | {"chosen_on": "clips"}
+    rule = clips["listening"]
+    one = rule["windows"] * rule["probability_one"]
+    assert rule["threshold_sum"] - 1 < clips["threshold"]["probability"] * one
+    assert rule["threshold_sum"] >= clips["threshold"]["probability"] * one
+    table = np.array(rule["probability_table"])
+    least = int(np.searchsorted(table, table[40])) - 128
+    given_sum = rule["windows"] * int(table[40])
+    streams = firmware.read_manifest(_write(model_path, tmp_path / "a", stream_sum=given_sum))
+    assert streams["threshold"]["chosen_on"] == "streams"
+    assert streams["threshold"]["int8"] == least
+    assert streams["threshold"]["probability"] == given_sum / one
+    assert streams["listening"]["threshold_sum"] == given_sum
+    assert streams["clip_threshold"] == clips["clip_threshold"]
+    with pytest.raises(InputError, match="never fire"):
+        _write(model_path, tmp_path / "b", stream_sum=rule["windows"] * int(table[-1]) + 1)
+
+
 @given(st.floats(-60, 60), st.floats(1e-3, 0.5), st.integers(-128, 127))
 def test_int8_threshold_is_the_smallest_that_reaches_the_logit(logit, scale, zero_point):
     affine = Affine(scale, zero_point)
@@ -219,13 +239,14 @@ def test_compiled_c_array_is_the_model_aligned_to_16(bundle, tmp_path):
 
 def test_readme_says_what_the_manifest_says(bundle, manifest):
     text = (bundle / "README.md").read_text()
-    assert f"at least **{manifest['threshold']['int8']}**" in text
+    assert f"at least **{manifest['clip_threshold']['int8']}**" in text
+    assert f"at least **{manifest['listening']['threshold_sum']}**" in text
     assert f"the last {FRAMES} rows ({CLIP_MS} ms of audio)" in text
     for i, word in enumerate(WAKE_WORDS):
         assert f"output {i}: {word}" in text
     named = re.search(r"resolver needs: (.*)\.", text).group(1).split(", ")
     assert named == manifest["model"]["operators"]
-    assert len(text.splitlines()) <= 35
+    assert len(text.splitlines()) <= 45
 
 
 def test_killed_writing_leaves_no_manifest_and_the_next_one_completes(

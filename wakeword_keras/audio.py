@@ -71,27 +71,35 @@ def read(
     return _to_int16(mono)
 
 
-def read_blocks(path: str | os.PathLike[str]) -> Iterator[NDArray[np.int16]]:
-    """Read a file of any length as mono 16 kHz, block by block, in bounded memory.
+def read_blocks(
+    path: str | os.PathLike[str], start_s: float = 0.0, duration_s: float | None = None
+) -> Iterator[NDArray[np.int16]]:
+    """Read a file of any length, or a piece of it, as mono 16 kHz in bounded memory.
 
     Args:
       path: audio file.
+      start_s: where the piece begins, in seconds from the start of the file, >= 0.
+      duration_s: length of the piece in seconds; None for all that follows `start_s`.
 
     Yields:
       int16 [samples], together exactly what `read` gives.
 
     Raises:
-      InputError: the file is missing, cannot be decoded or holds no samples.
+      InputError: the file is missing, cannot be decoded or holds no samples there.
     """
     with _open(path) as file:
         # No state and no delay at 16 kHz: the samples pass through.
         resampler = soxr.ResampleStream(file.samplerate, SAMPLE_RATE_HZ, 1)
+        file.seek(min(round(start_s * file.samplerate), file.frames))
+        left = file.frames if duration_s is None else round(duration_s * file.samplerate)
         empty = True
-        while len(frames := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+        while len(frames := file.read(min(left, _BLOCK_FRAMES), dtype="float32", always_2d=True)):
             empty = False
+            left -= len(frames)
             yield _to_int16(resampler.resample_chunk(_mono(frames, path)))
         if empty:
-            raise InputError(f"{path}: holds no samples; remove it or record it again")
+            where = f" at {start_s:g} s" if start_s else ""
+            raise InputError(f"{path}: holds no samples{where}; remove it or record it again")
         yield _to_int16(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
 
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from typing import Any
@@ -37,7 +37,6 @@ from wakeword_keras.recordings import (
 POSITIVE, SPEECH, NOISE = GROUPS = ("positive", "speech", "noise")
 
 _HASH_RANGE = 2**27 - 1
-_MS_PER_HOUR = 3_600_000
 
 
 @dataclass(frozen=True)
@@ -107,12 +106,16 @@ class Corpus:
       clips: without copies and without unreadable files.
       sha256: of the wake words and of everything about the clips but where the files lie.
       messages: one line each on what was dropped, assumed or found suspicious.
+      contents: hash of every sound file's samples, by path.
+      streams: held-out pieces of ambient recordings (see ambient.py), never among the clips.
     """
 
     wake_words: tuple[str, ...]
     clips: tuple[Clip, ...]
     sha256: str
     messages: tuple[str, ...]
+    contents: dict[str, str]
+    streams: tuple[Clip, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """Clips, hours and speakers per split and label, ready for JSON."""
@@ -120,6 +123,7 @@ class Corpus:
             "wake_words": list(self.wake_words),
             "sha256": self.sha256,
             "splits": {split: _summarize(self.clips, split) for split in SPLITS},
+            "streams": {split: _summarize(self.streams, split) for split in SPLITS[1:]},
             "messages": list(self.messages),
         }
 
@@ -162,7 +166,7 @@ def read_corpus(data_dirs: Sequence[str], config: CorpusConfig) -> Corpus:
     recordings, messages = list_recordings(data_dirs)
     _check_wake_words(recordings, data_dirs, config)
     assigned = _assigned_splits(recordings)
-    prints = _fingerprint(recordings, config, messages)
+    prints = fingerprints(recordings, config, messages)
     clips: list[Clip] = []
     contents: dict[str, str] = {}
     for recording in recordings:
@@ -174,7 +178,9 @@ def read_corpus(data_dirs: Sequence[str], config: CorpusConfig) -> Corpus:
     clips = _drop_copies(sorted(clips, key=lambda clip: clip.clip_id), contents, messages)
     _check_splits(clips, config)
     messages += _remarks(clips, recordings, config)
-    return Corpus(config.wake_words, tuple(clips), _hash(clips, contents, config), tuple(messages))
+    sha256 = hash_clips(clips, contents, config.wake_words)
+    by_path = {path: content for path, (_, content) in prints.items()}
+    return Corpus(config.wake_words, tuple(clips), sha256, tuple(messages), by_path)
 
 
 def _group(label: str, config: CorpusConfig) -> str:
@@ -197,9 +203,6 @@ def _check_wake_words(
             )
 
 
-# From recordings to clips: splits, pieces, copies.
-
-
 def _assigned_splits(recordings: Iterable[Recording]) -> dict[str, str]:
     """The split of every speaker that a manifest puts into one."""
     first: dict[str, Recording] = {}
@@ -215,10 +218,10 @@ def _assigned_splits(recordings: Iterable[Recording]) -> dict[str, str]:
     return {speaker: str(recording.split) for speaker, recording in first.items()}
 
 
-def _fingerprint(
+def fingerprints(
     recordings: Sequence[Recording], config: CorpusConfig, messages: list[str]
 ) -> dict[str, tuple[audio.AudioInfo, str]]:
-    """What each sound file holds, by path."""
+    """What each sound file holds, by path; InputError on a bad one unless they are skipped."""
 
     def attempt(recording: Recording) -> tuple[audio.AudioInfo, str] | InputError:
         try:
@@ -321,9 +324,6 @@ def _drop_copies(
     return [clip for clip in clips if clip.clip_id not in leaks and clip.clip_id not in repeats]
 
 
-# Checks and words.
-
-
 def _check_splits(clips: Sequence[Clip], config: CorpusConfig) -> None:
     def name(clip: Clip) -> str:
         return clip.label if clip.group == POSITIVE else ""
@@ -367,8 +367,9 @@ def _remarks(
             yield f"no {group} negatives in {', '.join(missing)}"
 
 
-def _hash(clips: Iterable[Clip], contents: dict[str, str], config: CorpusConfig) -> str:
-    digest = hashlib.sha256(json.dumps(config.wake_words).encode())
+def hash_clips(clips: Iterable[Clip], contents: Mapping[str, str], start: object) -> str:
+    """sha256 of `start` and of all about the clips but where they lie; contents by clip id."""
+    digest = hashlib.sha256(json.dumps(start).encode())
     for clip in clips:
         fields = astuple(replace(clip, path=contents[clip.clip_id]))
         digest.update(json.dumps(fields).encode())
@@ -380,9 +381,8 @@ def _summarize(clips: Iterable[Clip], split: str) -> dict[str, Any]:
     for clip in clips:
         if clip.split == split:
             labels[clip.label].append(clip)
-    everything = [clip for group in labels.values() for clip in group]
     return {
-        **_totals(everything),
+        **_totals([clip for group in labels.values() for clip in group]),
         "labels": {
             label: {"group": group[0].group, **_totals(group)}
             for label, group in sorted(labels.items())
@@ -394,6 +394,6 @@ def _totals(clips: Sequence[Clip]) -> dict[str, float]:
     duration_ms = sum((clip.duration_s or 0.0) * 1000 for clip in clips)
     return {
         "clips": len(clips),
-        "hours": round(duration_ms / _MS_PER_HOUR, 4),
+        "hours": round(duration_ms / 3_600_000, 4),
         "speakers": len({clip.speaker for clip in clips}),
     }

@@ -250,7 +250,7 @@ def split_features(
     clips = shards.clips[split]
     path = shards.directory / f"{split}-{condition}-{_key(frontend)}.npy"
     if not path.exists():
-        prepare = _warmed(shards, split) if condition == "warm" else lambda samples, _: samples
+        prepare = in_noise(shards, split) if condition == "warm" else lambda samples, _: samples
         frames = frontend.num_frames(shards.clip_samples)
         partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
         array = np.lib.format.open_memmap(
@@ -270,22 +270,28 @@ def split_features(
     return SplitFeatures(clips, np.load(path, mmap_mode="r"))
 
 
-def _warmed(shards: Shards, split: str) -> Callable[[NDArray[np.int16], int], NDArray[np.int16]]:
-    """A function (clip, index) -> a second of noise at the clip's own floor, then the clip."""
+def in_noise(
+    shards: Shards, split: str, after_ms: int = 0
+) -> Callable[[NDArray[np.int16], int], NDArray[np.int16]]:
+    """A function (clip, its index in the split) -> WARM_MS of noise, the clip, `after_ms` of noise.
+
+    The noise is the split's own, at the level of the clip's quietest moments.
+    """
     noises = [
         samples.astype(np.float64)
         for clip, samples in zip(shards.clips[split], read_audio(shards, split), strict=True)
         if clip.group == NOISE and samples.any()
     ][:256]
-    length = WARM_MS * audio.SAMPLE_RATE_HZ // 1000
+    before, after = (ms * audio.SAMPLE_RATE_HZ // 1000 for ms in (WARM_MS, after_ms))
 
     def prepare(clip: NDArray[np.int16], index: int) -> NDArray[np.int16]:
         rng = np.random.default_rng(index)
-        noise = noises[rng.integers(len(noises))] if noises else rng.normal(size=length)
+        noise = noises[rng.integers(len(noises))] if noises else rng.normal(size=before)
         frames = clip[: len(clip) // 320 * 320].reshape(-1, 320).astype(np.float64)
         floor = np.percentile(np.sqrt(np.mean(frames**2, axis=1)), 10)
-        noise = np.resize(noise, length)
-        noise *= max(floor, 1.0) / np.sqrt(np.mean(noise**2))
-        return np.concatenate([np.clip(np.round(noise), -32768, 32767).astype(np.int16), clip])
+        noise = np.resize(noise, before + after)
+        noise *= max(floor, 1.0) / np.sqrt(np.mean(noise[:before] ** 2))
+        samples = np.clip(np.round(noise), -32768, 32767).astype(np.int16)
+        return np.concatenate([samples[:before], clip, samples[before:]])
 
     return prepare

@@ -1,9 +1,9 @@
-"""Detection metrics: misses, false positives, thresholds, intervals, events in a stream.
+"""Detection metrics on clips: misses, false positives, thresholds, intervals.
 
 Conventions. A score is any number that grows with the evidence for the wake word (we use logits).
 A clip *fires* when `score >= threshold`. A label is true (1) for the wake word, false (0) for
 anything else. False-positive rate: share of the negatives that fire; miss rate: share of the
-positives that do not; recall: 1 - miss rate. Rates are fractions in [0, 1], times seconds.
+positives that do not; recall: 1 - miss rate. Rates are fractions in [0, 1].
 
 Operating points are those the scores really allow: equal scores fire together, nothing is
 interpolated, and "never fires" is a point too. Input is degenerate, and raises ValueError, when a
@@ -43,13 +43,6 @@ class Resamples(NamedTuple):
 
     unit_of_clip: NDArray[np.intp]
     draws: NDArray[np.float32]
-
-
-class FalseAcceptRate(NamedTuple):
-    """False accepts per hour, as counted and as the one-sided 95 % upper bound of the true rate."""
-
-    per_hour: float
-    upper_95_per_hour: float
 
 
 def _checked(
@@ -311,89 +304,3 @@ def percentile_interval(values: ArrayLike) -> tuple[float, float]:
     if not drawn.size:
         raise ValueError("no resample holds both positives and negatives")
     return float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))
-
-
-def smooth(probabilities: ArrayLike, window: int) -> Float64s:
-    """Causal moving mean over the last `window` steps, zeros before the first.
-
-    ESPHome's window starts from zeros too, so that a stream cannot fire on its first step alone.
-
-    Args:
-      probabilities: float [steps] or [steps, wake_words].
-      window: steps, at least 1.
-
-    Returns:
-      float64 of the same shape.
-
-    Raises:
-      ValueError: if the window is not positive or a value is not finite.
-    """
-    values = np.asarray(probabilities, np.float64)
-    if window < 1:
-        raise ValueError(f"window must be at least 1 step, got {window}")
-    if not np.isfinite(values).all():
-        raise ValueError("probabilities are NaN or infinite")
-    padded = np.concatenate([np.zeros((window - 1, *values.shape[1:])), values])
-    return np.lib.stride_tricks.sliding_window_view(padded, window, axis=0).mean(axis=-1)
-
-
-def detections(
-    scores: ArrayLike, threshold: float, step_ms: float, refractory_ms: float
-) -> Float64s:
-    """Events of a stream: steps that fire at least `refractory_ms` after the event before.
-
-    A score that stays high fires again each time the refractory period is over.
-
-    Args:
-      scores: float [steps]; a step fires when score >= threshold.
-      threshold: in units of the scores.
-      step_ms: time from one score to the next, > 0.
-      refractory_ms: silence after an event, >= 0.
-
-    Returns:
-      Ascending times in s, the first score standing at 0.
-
-    Raises:
-      ValueError: on scores that are not finite or impossible times.
-    """
-    values = np.asarray(scores)
-    if values.ndim != 1 or not np.isfinite(values).all():
-        raise ValueError(f"need finite scores of one wake word [steps], got {values.shape}")
-    if not (step_ms > 0 and refractory_ms >= 0):
-        raise ValueError(f"impossible times: step {step_ms} ms, refractory {refractory_ms} ms")
-    firing = np.flatnonzero(values >= threshold)
-    # Whole steps: times in floating point would make exact multiples of a step a matter of luck.
-    refractory_steps = max(1, int(np.ceil(refractory_ms / step_ms - 1e-9)))
-    events: list[int] = []
-    next_hit = 0
-    while next_hit < firing.size:
-        events.append(int(firing[next_hit]))
-        next_hit = int(np.searchsorted(firing, events[-1] + refractory_steps))
-    return np.array(events, np.float64) * step_ms / 1000.0
-
-
-def false_accepts_per_hour(events: int, hours: float) -> FalseAcceptRate:
-    """Rate of false accepts with its one-sided 95 % Poisson bound; 3 / hours at 0 events.
-
-    Under the bound so few events have a chance of 5 % (Garwood 1936); -ln(0.05) = 2.996 for none.
-
-    Args:
-      events: false accepts counted, >= 0.
-      hours: of negatives listened to, > 0.
-
-    Returns: FalseAcceptRate, both numbers per hour.
-
-    Raises:
-      ValueError: if the count is negative or there are no hours.
-    """
-    if not (events >= 0 and hours > 0):
-        raise ValueError(f"need events >= 0 in hours > 0, got {events} in {hours}")
-    counts = np.arange(events + 1)
-    log_factorials = np.cumsum(np.log(np.maximum(counts, 1)))
-    # At twice the count plus ten the chance of so few events is far below 5 %.
-    low, high = float(events), 2.0 * events + 10.0
-    while high - low > 1e-9 * high:
-        mean = (low + high) / 2
-        chance = np.exp(counts * np.log(mean) - mean - log_factorials).sum()
-        low, high = (mean, high) if chance > 0.05 else (low, mean)
-    return FalseAcceptRate(events / hours, (low + high) / 2 / hours)

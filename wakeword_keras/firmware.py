@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from wakeword_keras import runtimes
+from wakeword_keras import events, runtimes
 from wakeword_keras.affine import INT8_MAX, INT8_MIN, Affine, dequantize
 from wakeword_keras.audio import SAMPLE_RATE_HZ
 from wakeword_keras.errors import InputError
+from wakeword_keras.events import StreamConfig
 from wakeword_keras.features import FrontendConfig
 from wakeword_keras.files import write_bytes
 
@@ -61,6 +62,8 @@ def write_bundle(
     clip_ms: int,
     threshold_logit: float,
     hashes: Mapping[str, str],
+    stream_sum: int | None = None,
+    listening: StreamConfig | None = None,
 ) -> None:
     """Write the bundle of an INT8 model; a file that was there before is replaced whole.
 
@@ -70,8 +73,10 @@ def write_bundle(
       wake_words: name of each logit, in order.
       frontend: what the model was trained on.
       clip_ms: length of the audio that one input covers.
-      threshold_logit: the decision is `logit >= threshold_logit`, for every wake word.
+      threshold_logit: of one clip: the decision is `logit >= threshold_logit`, for every wake word.
       hashes: sha256 of what the model came from (corpus, configuration), by name; copied as is.
+      stream_sum: threshold in a stream, of `events.probability_sums`; that of a clip if None.
+      listening: stride, average and refractory time; the defaults if None.
 
     Raises:
       InputError: the model does not fit the other arguments, or cannot reach the threshold.
@@ -79,11 +84,16 @@ def write_bundle(
     model = describe_model(model_path)
     frames = frontend.num_frames(clip_ms * SAMPLE_RATE_HZ // 1000)
     _check(model, frames, wake_words, frontend, model_path)
+    clip_threshold = _threshold(threshold_logit, model["output"], model_path)
+    config = listening or StreamConfig()
+    threshold, rule = _listening(clip_threshold, stream_sum, config, model["output"], model_path)
     manifest = {
         "manifest_version": MANIFEST_VERSION,
         "wake_words": list(wake_words),
         "model": model,
-        "threshold": _threshold(threshold_logit, model["output"], model_path),
+        "threshold": threshold,
+        "clip_threshold": clip_threshold,
+        "listening": rule,
         "clip_ms": clip_ms,
         "front_end": _front_end(frontend),
         "hashes": dict(hashes),
@@ -191,6 +201,47 @@ def _threshold(logit: float, output: dict[str, Any], model_path: str | Path) -> 
     return {"logit": float(logit), "probability": probability, "int8": quantized}
 
 
+def _listening(
+    clip_threshold: dict[str, Any],
+    stream_sum: int | None,
+    config: StreamConfig,
+    output: dict[str, Any],
+    model_path: str | Path,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The operating threshold, and all that a device needs to decide in a stream as we do."""
+    affine = Affine(output["scale"], output["zero_point"])
+    table = events.probability_units(dequantize(np.arange(INT8_MIN, INT8_MAX + 1), affine))
+    if stream_sum is None:
+        threshold = clip_threshold | {"chosen_on": "clips"}
+        stream_sum = math.ceil(clip_threshold["probability"] * config.one)
+    else:
+        probability = stream_sum / config.one
+        steady = np.flatnonzero(config.windows * table >= stream_sum)
+        if not 0 < probability < 1 or not steady.size:
+            raise InputError(
+                f"{model_path}: threshold {probability:.6g} is above its largest probability "
+                f"{table[-1] / events.PROBABILITY_ONE:.6g}: it would never fire; train longer"
+            )
+        threshold = {
+            "logit": math.log(probability) - math.log1p(-probability),
+            "probability": probability,
+            "int8": INT8_MIN + int(steady[0]),
+            "chosen_on": "streams",
+        }
+    rule = dataclasses.asdict(config) | {
+        "windows": config.windows,
+        "rule": (
+            "every stride_ms, for each output, add up probability_table[value + 128] of the last "
+            "`windows` values, 0 for those before the first; the output with the largest sum is "
+            "heard if that sum is at least threshold_sum; then none is for refractory_ms"
+        ),
+        "threshold_sum": stream_sum,
+        "probability_one": events.PROBABILITY_ONE,
+        "probability_table": table.tolist(),
+    }
+    return threshold, rule
+
+
 def _front_end(frontend: FrontendConfig) -> dict[str, Any]:
     description = {"sample_rate_hz": SAMPLE_RATE_HZ, **dataclasses.asdict(frontend)}
     return description | (MICRO_CONSTANTS if frontend.kind == "micro" else {})
@@ -269,6 +320,8 @@ const unsigned int wakeword_model_len = {len(blob)};
 
 def _readme(manifest: dict[str, Any]) -> str:
     model, threshold, front_end = (manifest[key] for key in ("model", "threshold", "front_end"))
+    clip, listening = manifest["clip_threshold"], manifest["listening"]
+    one = listening["probability_one"]
     _, frames, channels = model["input"]["shape"]
     to_int8 = front_end.get("feature_to_int8")
     quantized = (
@@ -293,10 +346,17 @@ def _readme(manifest: dict[str, Any]) -> str:
 ## Read it
 {words}
 
-The output with the largest value is heard if that value is at least **{threshold["int8"]}** \
-(logit {threshold["logit"]:.4f}, probability {threshold["probability"]:.4g}).
 A logit is `scale * (value - zero_point)` with scale {model["output"]["scale"]:.9g} and zero point \
-{model["output"]["zero_point"]}; the model has no sigmoid inside.
+{model["output"]["zero_point"]}; the model has no sigmoid inside. `probability_table` in \
+`manifest.json` is the sigmoid of each of the 256 values, in units of 1/{one}.
+
+- In a stream: invoke every {listening["stride_ms"]} ms and keep, for each output, the sum of \
+`probability_table[value + 128]` over the last {listening["windows"]} values (0 before the first). \
+The largest sum is heard if it is at least **{listening["threshold_sum"]}** (average \
+{threshold["probability"]:.6g}, chosen on {threshold["chosen_on"]}); then nothing is for \
+{listening["refractory_ms"]} ms. Sums fit 32 bits, unsigned.
+- On a clip alone: the largest value is heard if it is at least **{clip["int8"]}** \
+(logit {clip["logit"]:.4f}, probability {clip["probability"]:.4g}).
 
 ## Build it
 `model_data.c` and `model_data.h` hold `{model["file"]}` ({model["bytes"]} bytes), aligned to 16.

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
@@ -11,12 +12,24 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import tf_keras as keras
 
-from wakeword_keras import dataset, evaluation, firmware, models, report, runtimes, training
+from wakeword_keras import (
+    ambient,
+    dataset,
+    evaluation,
+    firmware,
+    models,
+    report,
+    runtimes,
+    stream_evaluation,
+    stream_scoring,
+    training,
+)
 from wakeword_keras.augmentation import AugmentConfig
 from wakeword_keras.batches import DataConfig
-from wakeword_keras.corpus import Corpus, CorpusConfig, read_corpus
+from wakeword_keras.corpus import Clip, Corpus, CorpusConfig, read_corpus
 from wakeword_keras.dataset import Shards
 from wakeword_keras.errors import InputError
+from wakeword_keras.events import StreamConfig
 from wakeword_keras.export import tflite
 from wakeword_keras.features import FrontendConfig, compute
 from wakeword_keras.files import write_bytes, write_json
@@ -44,19 +57,26 @@ class RunConfig:
       run_dir: where everything of this run is written; the same directory resumes it.
       data_dir: folders of recordings, `<label>/<clips>` or with a manifest.csv; several are joined.
       wake_phrase: synthesise a corpus for this phrase, alone or in addition to data_dir.
+      ambient_dir: folders of long recordings, `<speaker>/.../<recording>`, in which nobody says the
+        wake word (leave such files out yourself); a third of the speakers trains, the others show
+        false accepts per hour.
       impulse_response_dir: folder of room impulse responses, for reverberation in training.
       cache_dir: decoded clips and features, shared by runs on the same recordings.
       model: architecture.
+      max_false_accepts_per_hour: budget on the validation part of ambient_dir, for which each
+        model's operating threshold is chosen.
       calibration_clips: training clips whose activations set the ranges of quantization.
       seed: of everything random.
     """
 
     run_dir: str = "runs/wakeword"
     data_dir: tuple[str, ...] = ()
+    ambient_dir: tuple[str, ...] = ()
     wake_phrase: str = ""
     impulse_response_dir: str = ""
     cache_dir: str = "runs/cache"
     model: str = "ds_cnn"
+    max_false_accepts_per_hour: float = 0.5
     calibration_clips: int = 512
     seed: int = 1
     corpus: CorpusConfig
@@ -71,6 +91,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.calibration_clips < 1:
             raise InputError(f"--calibration_clips={self.calibration_clips}: must be at least 1")
+        budget = self.max_false_accepts_per_hour
+        if not 0 < budget < math.inf:
+            raise InputError(f"--max_false_accepts_per_hour={budget:g}: must be above 0")
 
 
 def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> None:
@@ -96,8 +119,8 @@ def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> N
     qat = _qat(run, config, shards, fp32, calibration_set)
     _export(run, fp32, qat, calibration_set)
     if not (run.done("report") and run.done("firmware")):
-        evaluated = _report(run, config, shards, fp32, qat)
-        _firmware(run, config, evaluated)
+        evaluated, streams = _report(run, config, shards, fp32, qat)
+        _firmware(run, config, evaluated, streams)
     print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
 
 
@@ -115,19 +138,23 @@ def _corpus(run: RunDirectory, config: RunConfig) -> Shards:
                 "put them back, or give another --run_dir"
             )
         write_json(run.path("corpus.json"), corpus.summary() | {"sha256": corpus.sha256})
+        if corpus.streams:
+            pieces = [asdict(p) | {"path": os.path.abspath(p.path)} for p in corpus.streams]
+            write_json(run.path("streams.json"), {"pieces": pieces})
         shards = dataset.write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
         run.record["shards"] = str(shards.directory)
         return shards
 
 
 def gather_corpus(config: RunConfig) -> Corpus:
-    """The clips of a run: its recordings, and speech synthesised for its phrase."""
+    """The clips of a run: its recordings, speech synthesised for its phrase, ambient audio."""
     folders = list(config.data_dir)
     if config.wake_phrase:
         key = hash_of([config.wake_phrase, asdict(config.synthesis)])[:16]
         folders.append(f"{config.cache_dir}/speech-{key}")
         synthesize(config.wake_phrase, folders[-1], config.synthesis)
-    return read_corpus(folders, config.corpus)
+    corpus = read_corpus(folders, config.corpus)
+    return ambient.join(corpus, config.ambient_dir, config.corpus) if config.ambient_dir else corpus
 
 
 def _training_data(config: RunConfig, shards: Shards) -> training.TrainingData:
@@ -255,7 +282,7 @@ def _export_record(run: RunDirectory) -> dict:
 
 def _report(
     run: RunDirectory, config: RunConfig, shards: Shards, fp32: keras.Model, qat: keras.Model
-) -> evaluation.EvaluationReport:
+) -> tuple[evaluation.EvaluationReport, stream_evaluation.StreamReport | None]:
     """Every runtime on the same clips; thresholds from validation, figures from test."""
     with run.stage("report"):
         exported, exported_facts = runtimes.open_tflite(
@@ -281,9 +308,31 @@ def _report(
             output.scale,
             shards.wake_words,
         )
-        report.write(evaluated, run.directory)
         print(evaluation.console_table(evaluated), flush=True)
-    return evaluated
+        streams = _streams(run, config, shards) if config.ambient_dir else None
+        if streams is not None:
+            print(stream_evaluation.console_table(streams), flush=True)
+        report.write(evaluated, run.directory, streams)
+    return evaluated, streams
+
+
+def _streams(
+    run: RunDirectory, config: RunConfig, shards: Shards
+) -> stream_evaluation.StreamReport:
+    """What is exported, listening to the held-out ambient audio."""
+    pieces = [Clip(**piece) for piece in json.loads(run.path("streams.json").read_text())["pieces"]]
+    validation, test = (
+        stream_scoring.split_audio(shards, pieces, split) for split in ("validation", "test")
+    )
+    paths = {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
+    frames = config.frontend.num_frames(shards.clip_samples)
+    return stream_evaluation.evaluate(
+        validation,
+        test,
+        stream_scoring.open_models(paths),
+        stream_scoring.Ear(config.frontend, frames, StreamConfig()),
+        config.max_false_accepts_per_hour,
+    )
 
 
 def _batches(
@@ -301,7 +350,12 @@ def _batches(
         )
 
 
-def _firmware(run: RunDirectory, config: RunConfig, evaluated: evaluation.EvaluationReport) -> None:
+def _firmware(
+    run: RunDirectory,
+    config: RunConfig,
+    evaluated: evaluation.EvaluationReport,
+    streams: stream_evaluation.StreamReport | None,
+) -> None:
     with run.stage("firmware"):
         firmware.write_bundle(
             run.path("export", TFLITE_FILES["int8"]),
@@ -310,6 +364,7 @@ def _firmware(run: RunDirectory, config: RunConfig, evaluated: evaluation.Evalua
             frontend=config.frontend,
             clip_ms=config.corpus.clip_ms,
             threshold_logit=evaluated.models["int8"].threshold,
+            stream_sum=None if streams is None else streams.models["int8"].threshold.sum,
             hashes={
                 "corpus": run.record["data_sha256"],
                 "config": hash_of(run.record["config"]),

@@ -198,6 +198,47 @@ def det(curves: Mapping[str, Curve], points: Mapping[str, tuple[float, float]]) 
 
 
 @mpl.rc_context(_STYLE)
+def det_streams(
+    curves: Mapping[str, Curve], points: Mapping[str, tuple[float, float]], budget: float
+) -> Figure:
+    """Miss rate against false accepts per hour, on a log axis with a place of its own for 0.
+
+    Args:
+      curves: (false accepts per hour, miss rate), each [points], by model.
+      points: (false accepts per hour, miss rate) at each model's threshold.
+      budget: false accepts per hour that the thresholds were chosen for.
+    """
+    figure, axes = _figure("Streams: misses against false accepts per hour")
+    rates = np.concatenate([rate for rate, _ in curves.values()])
+    least = min(float(rates[rates > 0].min(initial=1.0)), budget)
+    zero = least / 3
+    for name, (rate, miss) in curves.items():
+        # The fewest misses that so many false accepts allow.
+        order = np.lexsort((miss, rate))
+        x, first = np.unique(np.asarray(rate)[order], return_index=True)
+        y = 100 * np.asarray(miss)[order][first]
+        axes.plot(np.maximum(x, zero), y, drawstyle="steps-post", label=name, **_line(name))
+    _mark(axes, {name: (max(x, zero), 100 * y) for name, (x, y) in points.items()})
+    axes.set_xscale("log")
+    highest = max(float(rates.max()), budget) * 1.3
+    axes.set_xlim(zero / 1.3, highest)
+    powers = [step * 10.0**power for power in range(-4, 4) for step in (1, 2, 5)]
+    axes.xaxis.set_major_locator(
+        FixedLocator([zero, *(p for p in powers if least <= p <= highest)])
+    )
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "0" if x == zero else f"{x:g}"))
+    # Between 0 and the least rate that these hours can show there is nothing to see.
+    axes.axvspan(zero / 1.3, (zero * least) ** 0.5, color=_INK, alpha=0.08, linewidth=0)
+    axes.axvline(budget, color=_INK, linestyle=":", linewidth=1.2, label="budget on validation")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("false accepts per hour of ambient audio")
+    axes.set_ylabel("missed wake words [%]")
+    axes.legend()
+    return figure
+
+
+@mpl.rc_context(_STYLE)
 def logits(
     fp32: NDArray[np.float32],
     int8: NDArray[np.float32],

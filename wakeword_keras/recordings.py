@@ -22,6 +22,7 @@ from wakeword_keras.errors import InputError
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)  # from the least to the most held out
 NOISE_LABELS = frozenset({"_background_noise_", "_background_", "_silence_"})
+AMBIENT_LABEL = "_ambient_"
 
 _MANIFEST = "manifest.csv"
 _SPEAKER_MARK = "_nohash_"
@@ -73,6 +74,47 @@ def list_recordings(data_dirs: Sequence[str]) -> tuple[list[Recording], list[str
         prefix = f"{number}/" if len(data_dirs) > 1 else ""
         recordings += _list_data_dir(Path(data_dir), prefix, messages)
     return recordings, messages
+
+
+def list_ambient(ambient_dirs: Sequence[str]) -> list[Recording]:
+    """List long recordings without a wake word, wherever below the folders they lie.
+
+    Args:
+      ambient_dirs: folders. The first folder below is the speaker (LibriSpeech's layout); a file
+        right in them counts as a speaker of its own. Files that are not audio are passed over.
+
+    Returns:
+      Recordings of AMBIENT_LABEL without a split, in the order of their ids.
+
+    Raises:
+      InputError: a folder is missing, unreadable or holds no audio.
+    """
+    recordings: list[Recording] = []
+    for number, ambient_dir in enumerate(ambient_dirs, start=1):
+        root = Path(ambient_dir)
+        if not root.is_dir():
+            raise InputError(f"--ambient_dir={root}: no such folder")
+        prefix = f"{AMBIENT_LABEL}/{number}/" if len(ambient_dirs) > 1 else f"{AMBIENT_LABEL}/"
+        paths = [
+            Path(folder, name)
+            for folder, _, names in os.walk(root, onerror=_unreadable, followlinks=True)
+            for name in names
+            if Path(name).suffix.lower() in audio.SUFFIXES
+        ]
+        if not paths:
+            raise InputError(
+                f"--ambient_dir={root}: no audio; expected {', '.join(audio.SUFFIXES)} below it"
+            )
+        for path in sorted(paths):
+            name = path.relative_to(root)
+            known = len(name.parts) > 1
+            speaker = name.parts[0] if known else prefix + name.with_suffix("").as_posix()
+            recordings.append(
+                Recording(
+                    prefix + name.as_posix(), str(path), AMBIENT_LABEL, speaker, known, str(path)
+                )
+            )
+    return recordings
 
 
 def few(names: Sequence[str], most: int = 3) -> str:

@@ -6,6 +6,7 @@ relative accuracy drop from FP32 to INT8 with the limit and with our own aim, an
 """
 
 import csv
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from wakeword_keras import detection, plots
 from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation import EvaluationReport
 from wakeword_keras.files import write_bytes
+from wakeword_keras.stream_evaluation import StreamReport
 
 DROP_LIMIT = 0.02
 DROP_AIM = 0.002
@@ -47,7 +49,9 @@ class _History:
     qat_from: float | None
 
 
-def write(report: EvaluationReport, run_dir: str | Path) -> None:
+def write(
+    report: EvaluationReport, run_dir: str | Path, streams: StreamReport | None = None
+) -> None:
     """Write report/ of a run: report.json, report.html and the page's pictures as PNG.
 
     Learning curves are drawn from fp32/history.csv and qat/history.csv where they exist.
@@ -55,6 +59,7 @@ def write(report: EvaluationReport, run_dir: str | Path) -> None:
     Args:
       report: from `evaluation.evaluate`.
       run_dir: the run; report/ is made if missing, its files are replaced one by one.
+      streams: from `stream_evaluation.evaluate`, with ambient audio.
 
     Raises:
       InputError: a history.csv is not a table of numbers.
@@ -62,12 +67,14 @@ def write(report: EvaluationReport, run_dir: str | Path) -> None:
     """
     out = Path(run_dir) / "report"
     out.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(report.to_json(), indent=2, allow_nan=False)
+    said = report.to_json() | ({} if streams is None else {"streams": streams.to_json()})
+    content = json.dumps(said, indent=2, allow_nan=False)
     svgs = {}
-    for name, figure in _figures(report, Path(run_dir)):
+    pictures = itertools.chain(_figures(report, Path(run_dir)), _stream_figures(streams))
+    for name, figure in pictures:
         write_bytes(out / f"{name}.png", plots.to_png(figure))
         svgs[name] = plots.to_svg(figure, name)
-    write_bytes(out / "report.html", _page(report, svgs).encode())
+    write_bytes(out / "report.html", _page(report, streams, svgs).encode())
     write_bytes(out / "report.json", (content + "\n").encode())
 
 
@@ -123,6 +130,17 @@ def _figures(report: EvaluationReport, run_dir: Path) -> Iterator[tuple[str, Fig
     yield "roc", plots.roc(curves, points)
     yield "det", plots.det(curves, points)
     yield "logits", _logit_figure(report)
+
+
+def _stream_figures(streams: StreamReport | None) -> Iterator[tuple[str, Figure]]:
+    if streams is None:
+        return
+    curves, points = {}, {}
+    for name, model in streams.models.items():
+        label = "fp32" if name == "fp32_tflite" else name
+        curves[label] = (model.curve.false_accepts_per_hour, model.curve.miss_rate)
+        points[label] = (model.test.false_accepts_per_hour, model.test.miss_rate)
+    yield "det_streams", plots.det_streams(curves, points, streams.max_false_accepts_per_hour)
 
 
 def _logit_figure(report: EvaluationReport) -> Figure:
@@ -209,14 +227,14 @@ def _decisions(logits: NDArray[np.float32], threshold: float) -> NDArray[np.intp
     return np.where(logits.max(axis=1) >= threshold, logits.argmax(axis=1), -1)
 
 
-def _page(report: EvaluationReport, svgs: dict[str, str]) -> str:
+def _page(report: EvaluationReport, streams: StreamReport | None, svgs: dict[str, str]) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["percent"] = _percent
     environment.filters["between"] = _between
     # Both drawn by us; everything else on the page is escaped.
     pictures = {name: Markup(svg) for name, svg in svgs.items()}
     return environment.from_string(_TEMPLATE.read_text()).render(
-        report=report, verdict=verdict(report), pictures=pictures
+        report=report, streams=streams, verdict=verdict(report), pictures=pictures
     )
 
 

@@ -5,43 +5,18 @@ frames; probabilities are averaged over `average_ms` (zeros before the first, as
 the wake word with the highest average is heard when that average reaches the threshold.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wakeword_keras import detection, firmware, runtimes
+from wakeword_keras import events, firmware, runtimes
 from wakeword_keras.audio import SAMPLE_RATE_HZ
 from wakeword_keras.errors import InputError
+from wakeword_keras.events import StreamConfig
 from wakeword_keras.features import FrontendConfig, StreamingFrontend
-
-
-@dataclass(frozen=True)
-class StreamConfig:
-    """How a stream is listened to, all times in ms.
-
-    `stride_ms` lies between two scores (whole front-end steps), `average_ms` is how far scores are
-    averaged (whole strides), `refractory_ms` is the silence after a detection.
-
-    Raises:
-      InputError: on impossible times.
-    """
-
-    stride_ms: int = 50
-    average_ms: int = 100
-    refractory_ms: int = 1000
-
-    def __post_init__(self) -> None:
-        if self.stride_ms < 1:
-            raise InputError(f"stride_ms={self.stride_ms}: must be at least 1")
-        if self.average_ms < 1 or self.average_ms % self.stride_ms:
-            raise InputError(
-                f"average_ms={self.average_ms}: must be a multiple of stride_ms={self.stride_ms}"
-            )
-        if self.refractory_ms < 0:
-            raise InputError(f"refractory_ms={self.refractory_ms}: must not be negative")
 
 
 @dataclass(frozen=True)
@@ -57,7 +32,7 @@ class Detector:
     @property
     def window_samples(self) -> int:
         """Samples of audio under one window of frames."""
-        return self.frontend.window_samples + (self.frames - 1) * self.frontend.step_samples
+        return window_samples(self.frontend, self.frames)
 
 
 @dataclass(frozen=True)
@@ -67,6 +42,11 @@ class Detection:
     seconds: float
     wake_word: str
     probability: float
+
+
+def window_samples(frontend: FrontendConfig, frames: int) -> int:
+    """Samples of audio under a window of frames."""
+    return frontend.window_samples + (frames - 1) * frontend.step_samples
 
 
 def load_detector(model: str | Path, threshold_probability: float | None = None) -> Detector:
@@ -103,12 +83,45 @@ def load_detector(model: str | Path, threshold_probability: float | None = None)
     return Detector(scorer, wake_words, frontend, described["input"]["shape"][1], threshold)
 
 
+def stream_windows(
+    blocks: Iterable[NDArray[np.int16]], frontend: FrontendConfig, frames: int, stride_ms: int
+) -> Iterator[NDArray[np.float32]]:
+    """What the model sees every `stride_ms`, the first when the first window is full.
+
+    Memory is bounded by a block. Audio shorter than a window is followed by silence.
+
+    Args:
+      blocks: int16 [samples] each, of any lengths.
+      frontend: runs through the stream without a reset.
+      frames: of a window.
+      stride_ms: whole steps of the front end.
+
+    Yields:
+      float32 [steps, frames, channels], views that share memory; steps >= 1.
+
+    Raises:
+      InputError: the stride is not a multiple of the front end's step.
+    """
+    if stride_ms % frontend.step_ms:
+        raise InputError(
+            f"stride_ms={stride_ms}: must be a multiple of the front end's {frontend.step_ms} ms"
+        )
+    stride = stride_ms // frontend.step_ms
+    stream = StreamingFrontend(frontend)
+    pending = np.empty((0, frontend.channels), np.float32)
+    for block in _at_least(blocks, window_samples(frontend, frames)):
+        pending = np.concatenate([pending, stream.process(block)])
+        steps = max(0, (len(pending) - frames) // stride + 1)
+        if steps:
+            windows = np.lib.stride_tricks.sliding_window_view(pending, frames, axis=0)
+            yield windows[: steps * stride : stride].transpose(0, 2, 1)
+            pending = pending[steps * stride :]
+
+
 def stream_logits(
     blocks: Iterable[NDArray[np.int16]], detector: Detector, stride_ms: int
 ) -> NDArray[np.float32]:
     """Logits every `stride_ms`, the first when the first window is full.
-
-    Memory is bounded by a block and the logits. Audio shorter than a window is followed by silence.
 
     Args:
       blocks: int16 [samples] each, of any lengths.
@@ -121,23 +134,9 @@ def stream_logits(
     Raises:
       InputError: the stride is not a multiple of the front end's step.
     """
-    frontend, frames = detector.frontend, detector.frames
-    if stride_ms % frontend.step_ms:
-        raise InputError(
-            f"stride_ms={stride_ms}: must be a multiple of the front end's {frontend.step_ms} ms"
-        )
-    stride = stride_ms // frontend.step_ms
-    stream = StreamingFrontend(frontend)
-    pending = np.empty((0, frontend.channels), np.float32)
-    logits = [np.empty((0, len(detector.wake_words)), np.float32)]
-    for block in _at_least(blocks, detector.window_samples):
-        pending = np.concatenate([pending, stream.process(block)])
-        steps = max(0, (len(pending) - frames) // stride + 1)
-        if steps:
-            windows = np.lib.stride_tricks.sliding_window_view(pending, frames, axis=0)
-            logits.append(detector.scorer(windows[: steps * stride : stride].transpose(0, 2, 1)))
-            pending = pending[steps * stride :]
-    return np.concatenate(logits)
+    windows = stream_windows(blocks, detector.frontend, detector.frames, stride_ms)
+    none = np.empty((0, len(detector.wake_words)), np.float32)
+    return np.concatenate([none, *(detector.scorer(some) for some in windows)])
 
 
 def detect_stream(
@@ -156,12 +155,9 @@ def detect_stream(
     Raises:
       InputError: the stride does not fit the front end.
     """
-    logits = stream_logits(blocks, detector, config.stride_ms).astype(np.float64)
-    if not len(logits):
-        return []
-    probabilities = np.exp(-np.logaddexp(0.0, -logits))
-    averages = detection.smooth(probabilities, config.average_ms // config.stride_ms)
-    times = detection.detections(
+    logits = stream_logits(blocks, detector, config.stride_ms)
+    averages = events.probability_sums(logits, config.windows) / config.one
+    times = events.detections(
         averages.max(axis=1),
         detector.threshold_probability,
         config.stride_ms,
