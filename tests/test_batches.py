@@ -112,7 +112,8 @@ def test_without_echo_every_example_is_fresh_and_every_clip_comes_once_a_pass(sh
     made = np.concatenate([batch[0] for batch in stream(shards, 1, 0, 3, config, plain)])
     counts = uses(made)
     # Three epochs begin and end within a pass.
-    assert len(counts) == len(shards.clips["train"]) and 2 <= counts.min() <= counts.max() <= 4
+    assert len(counts) == len(shards.clips["train"])
+    assert 2 <= counts.min() <= counts.max() <= 4
     moved = np.concatenate([b[0] for b in stream(shards, 1, 0, 3, config)])
     assert len(uses(moved)) == len(moved)
 
