@@ -2,11 +2,10 @@
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -15,13 +14,11 @@ import tf_keras as keras
 from wakeword_keras import (
     ambient,
     dataset,
-    evaluation,
     firmware,
+    measurement,
     models,
     report,
     runtimes,
-    stream_evaluation,
-    stream_scoring,
     training,
 )
 from wakeword_keras.augmentation import AugmentConfig
@@ -29,7 +26,6 @@ from wakeword_keras.batches import DataConfig
 from wakeword_keras.corpus import Clip, Corpus, CorpusConfig, read_corpus
 from wakeword_keras.dataset import Shards
 from wakeword_keras.errors import InputError
-from wakeword_keras.events import StreamConfig
 from wakeword_keras.export import tflite
 from wakeword_keras.features import FrontendConfig, compute
 from wakeword_keras.files import write_bytes, write_json
@@ -119,8 +115,9 @@ def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> N
     qat = _qat(run, config, shards, fp32, calibration_set)
     _export(run, fp32, qat, calibration_set)
     if not (run.done("report") and run.done("firmware")):
-        evaluated, streams = _report(run, config, shards, fp32, qat)
-        _firmware(run, config, evaluated, streams)
+        exported = {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
+        run_models = measurement.RunModels(fp32, qat, exported, calibration_set)
+        _firmware(run, config, _report(run, config, shards, run_models))
     print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
 
 
@@ -281,81 +278,25 @@ def _export_record(run: RunDirectory) -> dict:
 
 
 def _report(
-    run: RunDirectory, config: RunConfig, shards: Shards, fp32: keras.Model, qat: keras.Model
-) -> tuple[evaluation.EvaluationReport, stream_evaluation.StreamReport | None]:
-    """Every runtime on the same clips; thresholds from validation, figures from test."""
+    run: RunDirectory, config: RunConfig, shards: Shards, run_models: measurement.RunModels
+) -> measurement.Findings:
+    ambient_pieces: list[Clip] = []
+    if config.ambient_dir:
+        pieces = json.loads(run.path("streams.json").read_text())["pieces"]
+        ambient_pieces = [Clip(**piece) for piece in pieces]
     with run.stage("report"):
-        exported, exported_facts = runtimes.open_tflite(
-            {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
+        findings = measurement.measure(
+            run_models,
+            measurement.HeldOut(
+                shards, config.frontend, ambient_pieces, config.max_false_accepts_per_hour
+            ),
         )
-        in_keras = {"fp32": fp32, "qat": qat}
-        scorers = {name: runtimes.keras_scorer(model) for name, model in in_keras.items()}
-        facts = {name: runtimes.keras_facts(model) for name, model in in_keras.items()}
-        scorers, facts = scorers | exported, facts | exported_facts
-
-        def scored(split: str, *conditions: str) -> evaluation.Scores:
-            batches = (_batches(shards, split, config.frontend, name) for name in conditions)
-            return evaluation.score(itertools.chain.from_iterable(batches), scorers)
-
-        output = runtimes.output_affine(run.path("export", TFLITE_FILES["int8"]))
-        assert output is not None, "open_tflite has checked that the model is int8"
-        evaluated = evaluation.evaluate(
-            # The device's front end is warm, a test set's cold: one threshold has to serve both.
-            scored("validation", *dataset.CONDITIONS),
-            scored("test", "cold"),
-            scored("test", "warm"),
-            facts,
-            output.scale,
-            shards.wake_words,
-        )
-        print(evaluation.console_table(evaluated), flush=True)
-        streams = _streams(run, config, shards) if config.ambient_dir else None
-        if streams is not None:
-            print(stream_evaluation.console_table(streams), flush=True)
-        report.write(evaluated, run.directory, streams)
-    return evaluated, streams
+        report.write(findings, run.directory)
+    return findings
 
 
-def _streams(
-    run: RunDirectory, config: RunConfig, shards: Shards
-) -> stream_evaluation.StreamReport:
-    """What is exported, listening to the held-out ambient audio."""
-    pieces = [Clip(**piece) for piece in json.loads(run.path("streams.json").read_text())["pieces"]]
-    validation, test = (
-        stream_scoring.split_audio(shards, pieces, split) for split in ("validation", "test")
-    )
-    paths = {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
-    frames = config.frontend.num_frames(shards.clip_samples)
-    return stream_evaluation.evaluate(
-        validation,
-        test,
-        stream_scoring.open_models(paths),
-        stream_scoring.Ear(config.frontend, frames, StreamConfig()),
-        config.max_false_accepts_per_hour,
-    )
-
-
-def _batches(
-    shards: Shards, split: str, frontend: FrontendConfig, condition: str, batch: int = 256
-) -> Iterator[evaluation.ClipBatch]:
-    whole = dataset.split_features(shards, split, frontend, condition)
-    for start in range(0, len(whole.clips), batch):
-        clips = whole.clips[start : start + batch]
-        yield evaluation.ClipBatch(
-            tuple(clip.clip_id for clip in clips),
-            whole.targets[start : start + batch],
-            tuple(clip.group for clip in clips),
-            tuple(clip.speaker for clip in clips),
-            np.asarray(whole.features[start : start + batch]),
-        )
-
-
-def _firmware(
-    run: RunDirectory,
-    config: RunConfig,
-    evaluated: evaluation.EvaluationReport,
-    streams: stream_evaluation.StreamReport | None,
-) -> None:
+def _firmware(run: RunDirectory, config: RunConfig, findings: measurement.Findings) -> None:
+    evaluated, streams = findings.evaluated, findings.streams
     with run.stage("firmware"):
         firmware.write_bundle(
             run.path("export", TFLITE_FILES["int8"]),

@@ -22,6 +22,7 @@ from wakeword_keras import detection, plots
 from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation import EvaluationReport
 from wakeword_keras.files import write_bytes
+from wakeword_keras.measurement import Findings
 from wakeword_keras.stream_evaluation import StreamReport
 
 DROP_LIMIT = 0.02
@@ -49,17 +50,14 @@ class _History:
     qat_from: float | None
 
 
-def write(
-    report: EvaluationReport, run_dir: str | Path, streams: StreamReport | None = None
-) -> None:
+def write(findings: Findings, run_dir: str | Path) -> None:
     """Write report/ of a run: report.json, report.html and the page's pictures as PNG.
 
     Learning curves are drawn from fp32/history.csv and qat/history.csv where they exist.
 
     Args:
-      report: from `evaluation.evaluate`.
+      findings: from `measurement.measure`.
       run_dir: the run; report/ is made if missing, its files are replaced one by one.
-      streams: from `stream_evaluation.evaluate`, with ambient audio.
 
     Raises:
       InputError: a history.csv is not a table of numbers.
@@ -67,8 +65,8 @@ def write(
     """
     out = Path(run_dir) / "report"
     out.mkdir(parents=True, exist_ok=True)
-    said = report.to_json() | ({} if streams is None else {"streams": streams.to_json()})
-    content = json.dumps(said, indent=2, allow_nan=False)
+    report, streams = findings.evaluated, findings.streams
+    content = json.dumps(findings.to_json(), indent=2, allow_nan=False)
     svgs = {}
     pictures = itertools.chain(_figures(report, Path(run_dir)), _stream_figures(streams))
     for name, figure in pictures:

@@ -1,0 +1,195 @@
+"""All that the report says of a run: its exported models on data that trained none of them."""
+
+import itertools
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tf_keras as keras
+
+from wakeword_keras import (
+    dataset,
+    evaluation,
+    layer_error,
+    runtimes,
+    stream_evaluation,
+    stream_scoring,
+)
+from wakeword_keras.corpus import Clip
+from wakeword_keras.dataset import Shards
+from wakeword_keras.events import StreamConfig
+from wakeword_keras.export import tflite
+from wakeword_keras.features import FrontendConfig
+from wakeword_keras.quantization import calibration, coverage, scheme
+from wakeword_keras.scores import ClipBatch, Scores, score
+
+
+@dataclass(frozen=True)
+class RunModels:
+    """The models of a run.
+
+    Attributes:
+      fp32, qat: in Keras.
+      exported: .tflite files by model name: fp32_tflite, int8_ptq, int8.
+      calibration_set: what set the ranges.
+    """
+
+    fp32: keras.Model
+    qat: keras.Model
+    exported: Mapping[str, Path]
+    calibration_set: calibration.CalibrationSet
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The data to measure on.
+
+    Attributes:
+      shards: clips; validation chooses thresholds, test is reported.
+      frontend: the front end.
+      ambient: pieces of long recordings without a wake word, of validation and test; may be none.
+      max_false_accepts_per_hour: budget for the thresholds in streams.
+    """
+
+    shards: Shards
+    frontend: FrontendConfig
+    ambient: Sequence[Clip]
+    max_false_accepts_per_hour: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was measured.
+
+    Attributes:
+      evaluated: every model on clips, and what quantization cost.
+      layers: error layer by layer: fp32_to_int8, qat_to_int8 (of quantization alone, at the QAT
+        model's weights) and fp32_to_int8_ptq.
+      coverage: whether the calibration clips stand for the test clips.
+      streams: misses and false accepts per hour; None without ambient audio.
+    """
+
+    evaluated: evaluation.EvaluationReport
+    layers: dict[str, layer_error.LayerErrors]
+    coverage: coverage.Coverage
+    streams: stream_evaluation.StreamReport | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        streams = {} if self.streams is None else {"streams": self.streams.to_json()}
+        return {
+            **self.evaluated.to_json(),
+            "layers": {step: errors.to_json() for step, errors in self.layers.items()},
+            "calibration_coverage": self.coverage.to_json(),
+            **streams,
+        }
+
+
+def measure(models: RunModels, data: HeldOut) -> Findings:
+    """Run every model on the same clips and streams; prints tables as they come."""
+    evaluated = _clips(models, data)
+    print(evaluation.console_table(evaluated), flush=True)
+    test = _test_set(data)
+    twin = scheme.float_twin(models.qat, models.fp32)
+    layers = _layers(models, twin, test)
+    print(layer_error.table(layers["qat_to_int8"], rows=3), flush=True)
+    covered = coverage.measure(
+        twin,
+        calibration.read_ranges(models.qat),
+        data.frontend.input_affine,
+        models.calibration_set,
+        [clip.label for clip in data.shards.clips["train"]],
+        test,
+    )
+    for warning in covered.warnings:
+        print(f"calibration: {warning}", flush=True)
+    streams = _streams(models, data) if data.ambient else None
+    if streams is not None:
+        print(stream_evaluation.console_table(streams), flush=True)
+    return Findings(evaluated, layers, covered, streams)
+
+
+def _clips(models: RunModels, data: HeldOut) -> evaluation.EvaluationReport:
+    """Every runtime on the same clips; thresholds from validation, figures from test."""
+    exported, exported_facts = runtimes.open_tflite(models.exported)
+    in_keras = {"fp32": models.fp32, "qat": models.qat}
+    scorers = {name: runtimes.keras_scorer(model) for name, model in in_keras.items()}
+    facts = {name: runtimes.keras_facts(model) for name, model in in_keras.items()}
+    scorers, facts = scorers | exported, facts | exported_facts
+
+    def scored(split: str, *conditions: str) -> Scores:
+        batches = (clip_batches(data, split, name) for name in conditions)
+        return score(itertools.chain.from_iterable(batches), scorers)
+
+    output = runtimes.output_affine(models.exported["int8"])
+    assert output is not None, "open_tflite has checked that the model is int8"
+    return evaluation.evaluate(
+        # The device's front end is warm, a test set's cold: one threshold has to serve both.
+        scored("validation", *dataset.CONDITIONS),
+        scored("test", "cold"),
+        scored("test", "warm"),
+        facts,
+        output.scale,
+        data.shards.wake_words,
+    )
+
+
+def clip_batches(
+    data: HeldOut, split: str, condition: str = "cold", batch: int = 256
+) -> Iterator[ClipBatch]:
+    """The clips of a split, front end cold or warm, in batches to score."""
+    whole = dataset.split_features(data.shards, split, data.frontend, condition)
+    for start in range(0, len(whole.clips), batch):
+        clips = whole.clips[start : start + batch]
+        yield ClipBatch(
+            tuple(clip.clip_id for clip in clips),
+            whole.targets[start : start + batch],
+            tuple(clip.group for clip in clips),
+            tuple(clip.speaker for clip in clips),
+            np.asarray(whole.features[start : start + batch]),
+        )
+
+
+def _test_set(data: HeldOut) -> calibration.CalibrationSet:
+    whole = dataset.split_features(data.shards, "test", data.frontend)
+    return calibration.CalibrationSet(
+        whole.features,
+        tuple(clip.clip_id for clip in whole.clips),
+        tuple(clip.label for clip in whole.clips),
+    )
+
+
+def _layers(
+    models: RunModels, twin: keras.Model, test: calibration.CalibrationSet
+) -> dict[str, layer_error.LayerErrors]:
+    fp32, int8 = models.exported["fp32_tflite"], models.exported["int8"]
+    with tempfile.TemporaryDirectory() as folder:
+        qat = Path(folder, "qat.tflite")
+        qat.write_bytes(tflite.float_model(twin))
+        pairs = {
+            "fp32_to_int8": (fp32, int8),
+            "qat_to_int8": (qat, int8),
+            "fp32_to_int8_ptq": (fp32, models.exported["int8_ptq"]),
+        }
+        return {
+            step: layer_error.layer_errors(*paths, test.features) for step, paths in pairs.items()
+        }
+
+
+def _streams(models: RunModels, data: HeldOut) -> stream_evaluation.StreamReport:
+    """What is exported, listening to the held-out ambient audio."""
+    validation, test = (
+        stream_scoring.split_audio(data.shards, data.ambient, split)
+        for split in ("validation", "test")
+    )
+    frames = data.frontend.num_frames(data.shards.clip_samples)
+    return stream_evaluation.evaluate(
+        validation,
+        test,
+        stream_scoring.open_models(models.exported),
+        stream_scoring.Ear(data.frontend, frames, StreamConfig()),
+        data.max_false_accepts_per_hour,
+    )
