@@ -9,6 +9,9 @@ import pytest
 
 from wakeword_keras import InputError, report
 from wakeword_keras.evaluation import Scores, evaluate
+from wakeword_keras.layer_error import LayerError, LayerErrors
+from wakeword_keras.measurement import Findings
+from wakeword_keras.quantization.coverage import Coverage, LabelMix, TensorCoverage
 from wakeword_keras.runtimes import ModelFacts
 
 MODELS = ("fp32", "fp32_tflite", "qat", "int8_ptq", "int8")
@@ -53,6 +56,62 @@ def _report(words=("happy",), extra=0.0, warm=True):
     )
 
 
+def _layers(count=12, seed=0):
+    rng = np.random.default_rng(seed)
+    own = np.sort(rng.uniform(18, 48, count))
+    layers = [
+        LayerError(
+            layer=f"block{i}_conv",
+            operator="CONV_2D",
+            position=position,
+            sqnr_db=float(own[i] - 4),
+            own_sqnr_db=float(own[i]),
+            cosine=0.999,
+            saturated=0.0001,
+            at_limits=0.2,
+            range_use=0.9,
+            bulk_use=0.6,
+            channel_spread=3.0,
+            rounding_share=0.4,
+            scale=0.1,
+            zero_point=-128,
+            values=6400,
+            hint="calibrate on more clips" if i == 0 else "",
+        )
+        for i, position in enumerate(rng.permutation(count).tolist())
+    ]
+    return LayerErrors(tuple(layers), (), ("QUANTIZE output",), 64)
+
+
+def _coverage(shared=(), warnings=()):
+    return Coverage(
+        clips_calibration=512,
+        clips_checked=600,
+        labels=(LabelMix("happy", 200, 2000), LabelMix("dog", 312, 3120)),
+        mix_distance=0.01,
+        silent_calibration=0.02,
+        tensors=(
+            TensorCoverage("input", 0.0, 25.9, 0.0, 25.2, 0.0, 0.0, 0.0),
+            TensorCoverage("block0_conv", -3.1, 6.2, -3.3, 6.0, 0.0004, 0.0, 0.02),
+        ),
+        shared_ids=tuple(shared),
+        shared_sounds=(),
+        calibration_sha256="a" * 64,
+        checked_sha256="b" * 64,
+        warnings=tuple(warnings),
+    )
+
+
+def _findings(evaluated=None, layers=12, streams=None, coverage=None):
+    steps = ("fp32_to_int8", "qat_to_int8", "fp32_to_int8_ptq")
+    return Findings(
+        evaluated or _report(),
+        {step: _layers(layers, seed) for seed, step in enumerate(steps)},
+        coverage or _coverage(),
+        streams,
+    )
+
+
 def _history(path, epochs, start):
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -75,7 +134,7 @@ def run_dir(tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     _history(run / "fp32" / "history.csv", 14, 1.0)
     _history(run / "qat" / "history.csv", 4, 0.03)
-    report.write(_report(), run)
+    report.write(_findings(), run)
     return run
 
 
@@ -101,7 +160,7 @@ def test_json_is_the_report_and_holds_no_nan(run_dir):
 
     text = (run_dir / "report" / "report.json").read_text()
     said = json.loads(text, parse_constant=refuse)
-    assert said == json.loads(json.dumps(_report().to_json()))
+    assert said == json.loads(json.dumps(_findings().to_json()))
     for name in ("fp32", "qat", "int8_ptq", "int8"):
         assert {"accuracy", "roc_auc", "recall_at_fpr_0_01", "bytes"} <= said["models"][name].keys()
 
@@ -110,7 +169,7 @@ def test_not_a_number_is_refused_rather_than_written(tmp_path):
     good = _report(warm=False)
     error = dataclasses.replace(good.quantization_error, score_max_abs_error=float("nan"))
     with pytest.raises(ValueError, match="JSON"):
-        report.write(dataclasses.replace(good, quantization_error=error), tmp_path)
+        report.write(_findings(dataclasses.replace(good, quantization_error=error)), tmp_path)
     assert not (tmp_path / "report" / "report.json").exists()
 
 
@@ -148,7 +207,7 @@ def test_figures_of_the_table_are_those_of_the_report(run_dir):
 
 
 def test_report_without_a_training_has_no_training_pictures(tmp_path):
-    report.write(_report(warm=False), tmp_path)
+    report.write(_findings(_report(warm=False)), tmp_path)
     assert {p.stem for p in (tmp_path / "report").glob("*.png")} == {"roc", "det", "logits"}
     assert "<h2>Training" not in _page(tmp_path)
     assert "warm" not in re.sub(r"<[^>]*>", " ", _page(tmp_path).split("</style>")[1]).lower()
@@ -166,11 +225,11 @@ def test_broken_history_is_named(tmp_path):
     path.parent.mkdir()
     path.write_text("epoch,loss\n1,nonsense\n")
     with pytest.raises(InputError, match=r"history\.csv"):
-        report.write(_report(warm=False), tmp_path)
+        report.write(_findings(_report(warm=False)), tmp_path)
 
 
 def test_wake_words_are_escaped(tmp_path):
-    report.write(_report(("<b>hey</b> & you",), warm=False), tmp_path)
+    report.write(_findings(_report(("<b>hey</b> & you",), warm=False)), tmp_path)
     assert "<b>hey" not in _page(tmp_path)
     assert "&lt;b&gt;hey&lt;/b&gt; &amp; you" in _page(tmp_path)
 
@@ -220,5 +279,5 @@ def test_curves_pass_through_the_point_of_the_threshold(words):
 
 
 def test_several_wake_words_have_a_report(tmp_path):
-    report.write(_report(("up", "down", "go"), extra=1.0), tmp_path)
+    report.write(_findings(_report(("up", "down", "go"), extra=1.0)), tmp_path)
     assert "top-1" in _page(tmp_path)
