@@ -24,8 +24,9 @@ from wakeword_keras import (
 )
 from wakeword_keras.affine import Affine, dequantize, quantize
 from wakeword_keras.augmentation import AugmentConfig
+from wakeword_keras.batches import DataConfig
 from wakeword_keras.corpus import Clip, CorpusConfig, read_corpus
-from wakeword_keras.dataset import ClipInfo, DataConfig, Shards
+from wakeword_keras.dataset import ClipInfo, Shards
 from wakeword_keras.events import PROBABILITY_ONE, StreamConfig
 from wakeword_keras.features import FrontendConfig
 from wakeword_keras.quantization.finetuning import QatConfig
@@ -348,7 +349,7 @@ def run_dir(tmp_path_factory):
         synthesis=SynthesisConfig(),
         frontend=FRONTEND,
         augment=AugmentConfig(),
-        data=DataConfig(batch=8, shuffle=32),
+        data=DataConfig(batch=8, echo=2, shuffle=32),
         loss=LossConfig(),
         train=TrainConfig(epochs=1),
         qat=QatConfig(qat_epochs=1),
