@@ -43,9 +43,7 @@ def test_the_share_that_fires_counts_not_the_number():
 
 def test_every_model_has_its_own_threshold():
     scores = scores_of([1, 1], [-1, -1], ["dog", "dog"], fp32=[1, 1], int8_ptq=[1, 3])
-    (dog,) = confusables.measure(
-        scores, {"fp32": 2.0, "int8_ptq": 2.0, "int8": 0.0}, ("happy",)
-    )
+    (dog,) = confusables.measure(scores, {"fp32": 2.0, "int8_ptq": 2.0, "int8": 0.0}, ("happy",))
     assert {k: v.false_accepts for k, v in dog.models.items()} == {
         "fp32": 0,
         "int8_ptq": 1,

@@ -31,6 +31,13 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
 } | dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color"), INK)
 STYLE["ytick.color"] = INK
+MODEL_NAMES = {
+    "fp32": "FP32",
+    "fp32_tflite": "FP32 TFLite",
+    "qat": "QAT",
+    "int8_ptq": "INT8 PTQ",
+    "int8": "INT8",
+}
 # Colour and line of each model, so that two curves on top of each other can still be told apart.
 _MODEL_LINES: dict[str, dict[str, Any]] = {
     "fp32": {"color": BLUE, "linewidth": 3.2, "alpha": 0.55},
@@ -48,8 +55,8 @@ def new_figure(title: str, height: float = 3.7) -> tuple[Figure, Axes]:
 
 
 def model_line(name: str) -> dict[str, Any]:
-    """Colour and stroke of a model's line, the same on every picture."""
-    return _MODEL_LINES.get(name, {"color": PURPLE})
+    """Colour, stroke and label of a model's line, the same on every picture."""
+    return {"label": MODEL_NAMES.get(name, name)} | _MODEL_LINES.get(name, {"color": PURPLE})
 
 
 def to_svg(figure: Figure, name: str) -> str:

@@ -148,9 +148,9 @@ def confusables(
     for number, (name, ends) in enumerate(scores.items()):
         rows = np.arange(count) + (number - (models - 1) / 2) * 0.3
         mean, highest = (np.array([_logit(p) for p in values]) for values in ends)
-        color = model_line(name)["color"]
+        color, label = model_line(name)["color"], model_line(name)["label"]
         axes.hlines(rows, mean, highest, color=color, linewidth=3.5, alpha=0.45)
-        axes.plot(highest, rows, "o", color=color, markersize=4.5, label=name)
+        axes.plot(highest, rows, "o", color=color, markersize=4.5, label=label)
         threshold = _logit(thresholds[name])
         axes.axvline(threshold, color=color, linestyle=":", linewidth=1.4)
     axes.plot([], [], ":", color=INK, label="threshold")

@@ -1,4 +1,4 @@
-"""report.html: findings, verdicts and pictures on one page that fetches nothing and needs no script.
+"""report.html: findings, verdicts and pictures on one page; it fetches nothing and has no script.
 
 Style and pictures are inside the file. Lists that can be long show their worst rows and fold the
 others; what is cut off altogether is in report.json, and the page says so.
@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from wakeword_keras import pictures, verdict
+from wakeword_keras import drawing, pictures, verdict
 from wakeword_keras.measurement import Findings
 from wakeword_keras.verdict import Verdict
 
@@ -38,6 +38,7 @@ def render(findings: Findings, verdicts: Sequence[Verdict], svgs: Mapping[str, s
     environment.filters["percent"] = verdict.percent
     environment.filters["between"] = verdict.between
     environment.filters["probability"] = _probability
+    environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     return environment.from_string(_TEMPLATE.read_text()).render(
         report=findings.evaluated,
         layers=findings.layers,
@@ -47,7 +48,7 @@ def render(findings: Findings, verdicts: Sequence[Verdict], svgs: Mapping[str, s
         verdicts=verdicts,
         # Drawn by us; everything else on the page is escaped.
         pictures={name: Markup(svg) for name, svg in svgs.items()},
-        names=pictures.NAMES,
+        names=drawing.MODEL_NAMES,
         step_name=pictures.step_name,
         shown=_SHOWN,
         folded=_FOLDED,

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from wakeword_keras import detection, error_plots, plots
+from wakeword_keras.drawing import MODEL_NAMES
 from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation import EvaluationReport
 from wakeword_keras.layer_error import LayerErrors
@@ -18,13 +19,6 @@ from wakeword_keras.quantization_error import STEPS
 from wakeword_keras.scores import decisions, share_interval
 from wakeword_keras.stream_evaluation import StreamReport
 
-NAMES = {
-    "fp32": "FP32",
-    "fp32_tflite": "FP32 TFLite",
-    "qat": "QAT",
-    "int8_ptq": "INT8 PTQ",
-    "int8": "INT8",
-}
 MOST_LABELS = 15
 """Labels that the page shows of the confusables; report.json holds all."""
 # The curves of the other two lie on those of "fp32" and "int8".
@@ -75,7 +69,7 @@ def figures(findings: Findings, run_dir: Path) -> Iterator[tuple[str, Figure]]:
 
 def step_name(reference: str, model: str) -> str:
     """A step from one model to another, such as "FP32 → QAT"."""
-    return f"{NAMES[reference]} → {NAMES[model]}"
+    return f"{MODEL_NAMES[reference]} → {MODEL_NAMES[model]}"
 
 
 def _curves(report: EvaluationReport) -> Iterator[tuple[str, Figure]]:

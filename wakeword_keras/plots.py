@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from statistics import NormalDist
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from wakeword_keras.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, STYLE, model_line, new_figure
 
-_DET_TICKS = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+_DET_TICKS = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99)
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 Spans = tuple[tuple[float, float], tuple[float, float]]
 
@@ -98,7 +97,7 @@ def roc(curves: Mapping[str, Curve], points: Mapping[str, tuple[float, float]]) 
     for name, (rate, miss) in curves.items():
         recall = 100 * (1 - miss)
         x = 100 * np.maximum(rate, least)
-        axes.plot(x, recall, drawstyle="steps-post", label=name, **model_line(name))
+        axes.plot(x, recall, drawstyle="steps-post", **model_line(name))
     _mark(axes, {n: (100 * max(x, least), 100 * (1 - y)) for n, (x, y) in points.items()})
     axes.set_xscale("log")
     axes.set_xlim(100 * least, 100)
@@ -131,7 +130,7 @@ def det(
     least_miss = _least_rate([(miss, rate) for rate, miss in curves.values()])
     for name, (rate, miss) in curves.items():
         x, y = [_probit(r, least) for r in rate], [_probit(m, least_miss) for m in miss]
-        axes.plot(x, y, drawstyle="steps-post", label=name, **model_line(name))
+        axes.plot(x, y, drawstyle="steps-post", **model_line(name))
     at_threshold = {n: (_probit(x, least), _probit(y, least_miss)) for n, (x, y) in points.items()}
     _mark(axes, at_threshold)
     for name, (across, up) in (spans or {}).items():
@@ -142,7 +141,8 @@ def det(
         axis.set_major_locator(FixedLocator([_probit(t, low) for t in _DET_TICKS if t >= low]))
         axis.set_major_formatter(FuncFormatter(lambda z, _: f"{100 * NormalDist().cdf(z):.4g}"))
     axes.set_xlim(_probit(least, least), 0.0)
-    axes.set_ylim(_probit(least_miss, least_miss), 0.0)
+    highest = max((y for _, y in at_threshold.values()), default=0.0)
+    axes.set_ylim(_probit(least_miss, least_miss), max(0.0, 1.1 * highest))
     axes.set_xlabel("false-positive rate [% of negative clips]")
     axes.set_ylabel("miss rate [% of positive clips]")
     axes.legend(loc="upper right")
@@ -169,7 +169,7 @@ def det_streams(
         order = np.lexsort((miss, rate))
         x, first = np.unique(np.asarray(rate)[order], return_index=True)
         y = 100 * np.asarray(miss)[order][first]
-        axes.plot(np.maximum(x, zero), y, drawstyle="steps-post", label=name, **model_line(name))
+        axes.plot(np.maximum(x, zero), y, drawstyle="steps-post", **model_line(name))
     _mark(axes, {name: (max(x, zero), 100 * y) for name, (x, y) in points.items()})
     axes.set_xscale("log")
     highest = max(float(rates.max()), budget) * 1.3
@@ -200,7 +200,9 @@ def _by_epoch(axes: Axes, epochs: NDArray[np.float64], qat_from: float | None) -
 
 def _mark(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     for name, (x, y) in points.items():
-        axes.plot([x], [y], "o", color=model_line(name)["color"], markersize=6, zorder=5, clip_on=False)
+        axes.plot(
+            [x], [y], "o", color=model_line(name)["color"], markersize=6, zorder=5, clip_on=False
+        )
 
 
 def _least_rate(curves: Iterable[Curve]) -> float:
