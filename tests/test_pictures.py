@@ -18,7 +18,7 @@ def test_qat_epochs_count_on_from_fp32(tmp_path):
     assert history.columns["hardest_tenth_weight"].shape == (18,)
 
 
-def test_flips_in_the_picture_are_those_of_thereport_of():
+def test_flips_in_the_picture_are_those_of_the_report():
     noisy = report_of(extra=3.0, warm=False)
     logits, models = noisy.scores.logits, noisy.models
     decided = [decisions(logits[n], models[n].threshold) for n in ("fp32", "int8")]

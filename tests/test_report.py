@@ -252,7 +252,7 @@ def test_pictures_take_the_pages_ink_in_light_and_dark(run_dir):
         assert "#2b2f36" not in svg
 
 
-def test_figures_of_the_table_are_those_of_thereport_of(run_dir):
+def test_figures_of_the_table_are_those_of_the_report(run_dir):
     text = re.sub(r"<[^>]*>", " ", _page(run_dir))
     for metrics in report_of().models.values():
         assert f"{100 * metrics.accuracy:.2f} %" in text

@@ -3,6 +3,7 @@ import json
 import zlib
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from conftest import CLIP_MS, write_ambient, write_recordings
@@ -359,7 +360,10 @@ def run_dir(tmp_path_factory):
 
 
 def test_a_run_reports_its_streams_and_the_bundle_carries_their_threshold(run_dir):
-    said = json.loads((run_dir / "report" / "report.json").read_text())["streams"]
+    whole = json.loads((run_dir / "report" / "report.json").read_text())
+    schema = Path(pipeline.__file__).with_name("report_schema.json")
+    jsonschema.validate(whole, json.loads(schema.read_text()))
+    said = whole["streams"]
     assert set(said["models"]) == {"fp32_tflite", "int8_ptq", "int8"}
     int8 = said["models"]["int8"]
     assert int8["kernels"] == "reference"

@@ -79,9 +79,9 @@ def _confusable(
     for name in MODELS:
         if name not in scores.logits:
             continue
-        logits = scores.logits[name][clips].astype(np.float64)
-        decided = decisions(logits, thresholds[name])
+        decided = decisions(scores.logits[name][clips], thresholds[name])
         wrong = (decided >= 0) & (decided != own)
+        logits = scores.logits[name][clips].astype(np.float64)
         logits[own >= 0, own[own >= 0]] = -np.inf
         highest = logits.max(axis=1)
         nearest = int(highest.argmax())

@@ -58,7 +58,8 @@ def render(findings: Findings, verdicts: Sequence[Verdict], svgs: Mapping[str, s
 
 def _probability(value: float) -> str:
     """Four digits, and never 1 or 0 for what only comes near."""
-    text = f"{value:.4f}"
-    if text == "1.0000" and value < 1:
-        return "> 0.9999"
-    return f"{value:.1e}" if 0 < value < 0.0005 else text
+    if 0 < value < 0.0005:
+        return f"{value:.1e}"
+    if 0.9995 < value < 1:
+        return f"1 − {1 - value:.1e}"
+    return f"{value:.4f}"

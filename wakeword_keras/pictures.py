@@ -113,9 +113,9 @@ def _confusables_figure(findings: Findings) -> Figure:
     shown = findings.mistaken[:MOST_LABELS]
     models = findings.evaluated.models
     ends = {
-        name: tuple(
-            [getattr(label.models[name], field) for label in shown]
-            for field in ("mean_probability", "highest_probability")
+        name: (
+            [label.models[name].mean_probability for label in shown],
+            [label.models[name].highest_probability for label in shown],
         )
         for name in ("fp32", "int8")
     }

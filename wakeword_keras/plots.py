@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from statistics import NormalDist
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -133,10 +134,12 @@ def det(
         axes.plot(x, y, drawstyle="steps-post", **model_line(name))
     at_threshold = {n: (_probit(x, least), _probit(y, least_miss)) for n, (x, y) in points.items()}
     _mark(axes, at_threshold)
-    for name, (across, up) in (spans or {}).items():
-        (x, y), style = at_threshold[name], {"color": model_line(name)["color"], "linewidth": 1.0}
-        axes.plot([_probit(rate, least) for rate in across], [y, y], **style)
-        axes.plot([x, x], [_probit(miss, least_miss) for miss in up], **style)
+    for name, (rates, misses) in (spans or {}).items():
+        across = [_probit(rate, least) for rate in rates]
+        up = [_probit(miss, least_miss) for miss in misses]
+        cross: dict[str, Any] = {"color": model_line(name)["color"], "linewidth": 1.0}
+        axes.plot(across, [at_threshold[name][1]] * 2, **cross)
+        axes.plot([at_threshold[name][0]] * 2, up, **cross)
     for axis, low in ((axes.xaxis, least), (axes.yaxis, least_miss)):
         axis.set_major_locator(FixedLocator([_probit(t, low) for t in _DET_TICKS if t >= low]))
         axis.set_major_formatter(FuncFormatter(lambda z, _: f"{100 * NormalDist().cdf(z):.4g}"))
