@@ -178,7 +178,7 @@ def test_calibration_heard_training_clips_alone(finished, shards):
 
 
 def test_report_json_has_the_keys_that_others_read(finished, shards):
-    said = read(finished / "report" / "said.json")
+    said = read(finished / "report" / "report.json")
     for model in MODELS:
         for metric in METRICS:
             assert metric in said["models"][model], (model, metric)
