@@ -141,7 +141,9 @@ def det(
         axes.plot(across, [at_threshold[name][1]] * 2, **cross)
         axes.plot([at_threshold[name][0]] * 2, up, **cross)
     for axis, low in ((axes.xaxis, least), (axes.yaxis, least_miss)):
-        axis.set_major_locator(FixedLocator([_probit(t, low) for t in _DET_TICKS if t >= low]))
+        axis.set_major_locator(
+            FixedLocator([_probit(t, low) for t in _DET_TICKS if low <= t <= 1 - low])
+        )
         axis.set_major_formatter(FuncFormatter(lambda z, _: f"{100 * NormalDist().cdf(z):.4g}"))
     axes.set_xlim(_probit(least, least), 0.0)
     highest = max((y for _, y in at_threshold.values()), default=0.0)

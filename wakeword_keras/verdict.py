@@ -112,7 +112,7 @@ def false_accepts(streams: StreamReport | None) -> Verdict:
     """INT8's false accepts per hour on test streams against the budget."""
     line = "false accepts"
     if streams is None:
-        detail = "No stream was heard: train or evaluate with --ambient_dir to know."
+        detail = "No stream was heard: train with --ambient_dir to know."
         return Verdict(line, "open", "False accepts per hour not measured", detail)
     budget, test = streams.max_false_accepts_per_hour, streams.models["int8"].test
     # None in too few hours shows less than it seems: the upper bound has to keep the budget.
