@@ -137,6 +137,56 @@ def tflite_int8_scores(
     return _tflite_runner(path, kernels, threads)(features, source)
 
 
+def onnx_scorer(
+    path: str | os.PathLike, threads: int | None = None, batch_size: int = 64
+) -> Scorer:
+    """Score with an ONNX model on onnxruntime's CPU kernels.
+
+    INT8 (QDQ) is computed as the file says it, in float between the roundings, on any processor
+    alike: the integer kernels that onnxruntime would put there saturate on x86 without VNNI.
+
+    Args:
+      path: .onnx file, float32 `features` [clips, frames, channels] to `logits`.
+      threads: of the runtime; all cores if None.
+      batch_size: clips per call.
+
+    Returns:
+      Scorer; raises InputError for features of another shape and ValueError for features or logits
+      that are not finite.
+
+    Raises:
+      InputError: the extra `onnx` is not installed, or the file is missing or no ONNX model.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f"{path}: needs: pip install 'wakeword_keras[onnx]'") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # Threads that wait busily slow everything else down, and on a loaded machine themselves too.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(Path(path).read_bytes(), options)
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the model: {error.strerror}") from error
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: onnxruntime cannot run this model: {reason}") from error
+    (features_input,), (output,) = session.get_inputs(), session.get_outputs()
+
+    def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
+        _check_features(features, tuple(features_input.shape[1:]), str(path))
+        batches = [
+            session.run(None, {features_input.name: features[i : i + batch_size]})[0]
+            for i in range(0, len(features), batch_size)
+        ]
+        empty = np.zeros((0, output.shape[1]), np.float32)
+        return _finite(np.concatenate([empty, *batches]), str(path))
+
+    return score
+
+
 def tflite_facts(
     path: str | os.PathLike, kernels: str = "reference", latency_kernels: str = "xnnpack"
 ) -> ModelFacts:
