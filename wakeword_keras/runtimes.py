@@ -142,8 +142,8 @@ def onnx_scorer(
 ) -> Scorer:
     """Score with an ONNX model on onnxruntime's CPU kernels.
 
-    INT8 (QDQ) is computed as the file says it, in float between the roundings, on any processor
-    alike: the integer kernels that onnxruntime would put there saturate on x86 without VNNI.
+    The graph runs as the file says it, without onnxruntime's optimizer: that one puts integer
+    kernels in the place of INT8 (QDQ), which saturate on x86 without VNNI, and drops roundings.
 
     Args:
       path: .onnx file, float32 `features` [clips, frames, channels] to `logits`.
@@ -163,7 +163,7 @@ def onnx_scorer(
         raise InputError(f"{path}: needs: pip install 'wakeword_keras[onnx]'") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or os.cpu_count() or 1
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Threads that wait busily slow everything else down, and on a loaded machine themselves too.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from wakeword_keras.errors import InputError
-from wakeword_keras.export.onnx_graph import CHANNELS_FIRST, Graph, Layout, Operator, parse
+from wakeword_keras.export.onnx_graph import CHANNELS_FIRST, Graph, Layout, Network, Operator, parse
 
 
 def from_tflite(content: bytes) -> bytes:
@@ -29,7 +29,11 @@ def from_tflite(content: bytes) -> bytes:
       InputError: no TFLite model, an operator or tensor type without translation (named), or the
         extra `onnx` is not installed.
     """
-    network = parse(content)
+    return translate(parse(content))
+
+
+def translate(network: Network) -> bytes:
+    """Translate a parsed TFLite graph, see `from_tflite`."""
     graph = Graph(network)
     for operator in network.operators:
         if operator.kind not in _TRANSLATIONS:
@@ -262,8 +266,6 @@ _TRANSLATIONS: dict[str, Callable[[Graph, Operator], None]] = {
     "CONCATENATION": _concatenation,
     "CONV_2D": _convolution,
     "DEPTHWISE_CONV_2D": _convolution,
-    "DEQUANTIZE": _unary(),
-    "EXPAND_DIMS": _reshape,
     "FULLY_CONNECTED": _fully_connected,
     "GATHER": _gather,
     "HARD_SWISH": _hard_swish,
@@ -278,9 +280,8 @@ _TRANSLATIONS: dict[str, Callable[[Graph, Operator], None]] = {
     "RSQRT": _unary("Sqrt", "Reciprocal"),
     "SOFTMAX": _softmax,
     "SQUARED_DIFFERENCE": _squared_difference,
-    "SQUEEZE": _reshape,
     "STRIDED_SLICE": _strided_slice,
-    "SUM": _reduction("ReduceSum"),
     "SUB": _binary("Sub"),
+    "SUM": _reduction("ReduceSum"),
     "TRANSPOSE": _transpose,
 }
