@@ -137,52 +137,41 @@ def tflite_int8_scores(
     return _tflite_runner(path, kernels, threads)(features, source)
 
 
-def onnx_scorer(
-    path: str | os.PathLike, threads: int | None = None, batch_size: int = 64
-) -> Scorer:
-    """Score with an ONNX model on onnxruntime's CPU kernels.
+def onnx_scorer(path: str | os.PathLike) -> Scorer:
+    """Score with an ONNX model on onnxruntime's CPU kernels, on all cores.
 
     The graph runs as the file says it, without onnxruntime's optimizer: that one puts integer
     kernels in the place of INT8 (QDQ), which saturate on x86 without VNNI, and drops roundings.
 
     Args:
       path: .onnx file, float32 `features` [clips, frames, channels] to `logits`.
-      threads: of the runtime; all cores if None.
-      batch_size: clips per call.
 
     Returns:
-      Scorer; raises InputError for features of another shape and ValueError for features or logits
-      that are not finite.
+      Scorer; raises as that of `tflite_scorer`.
 
     Raises:
       InputError: the extra `onnx` is not installed, or the file is missing or no ONNX model.
     """
     try:
         import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Threads that wait busily starve each other on a loaded machine.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(path, options)
     except ImportError as error:
         raise InputError(f"{path}: needs: pip install 'wakeword_keras[onnx]'") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or os.cpu_count() or 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # Threads that wait busily slow everything else down, and on a loaded machine themselves too.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = onnxruntime.InferenceSession(Path(path).read_bytes(), options)
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the model: {error.strerror}") from error
     except Exception as error:  # onnxruntime's errors have no base of their own
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: onnxruntime cannot run this model: {reason}") from error
-    (features_input,), (output,) = session.get_inputs(), session.get_outputs()
+    shape, wake_words = session.get_inputs()[0].shape[1:], session.get_outputs()[0].shape[1]
 
     def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
-        _check_features(features, tuple(features_input.shape[1:]), str(path))
-        batches = [
-            session.run(None, {features_input.name: features[i : i + batch_size]})[0]
-            for i in range(0, len(features), batch_size)
-        ]
-        empty = np.zeros((0, output.shape[1]), np.float32)
-        return _finite(np.concatenate([empty, *batches]), str(path))
+        _check_features(features, tuple(shape), str(path))
+        batches = (features[i : i + 64] for i in range(0, len(features), 64))
+        logits = [session.run(None, {"features": batch})[0] for batch in batches]
+        return _finite(np.concatenate([np.zeros((0, wake_words), np.float32), *logits]), str(path))
 
     return score
 
@@ -213,9 +202,8 @@ def tflite_facts(
         start = time.perf_counter()
         interpreter.invoke()
         seconds.append(time.perf_counter() - start)
-    return ModelFacts(
-        Path(path).stat().st_size, float(np.median(seconds) * 1e6), kernels, latency_kernels
-    )
+    median_us = float(np.median(seconds) * 1e6)
+    return ModelFacts(Path(path).stat().st_size, median_us, kernels, latency_kernels)
 
 
 def keras_facts(model: Any) -> ModelFacts:
