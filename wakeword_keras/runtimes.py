@@ -163,8 +163,7 @@ def onnx_scorer(path: str | os.PathLike) -> Scorer:
     except ImportError as error:
         raise InputError(f"{path}: needs: pip install 'wakeword_keras[onnx]'") from error
     except Exception as error:  # onnxruntime's errors have no base of their own
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: onnxruntime cannot run this model: {reason}") from error
+        raise InputError(f"{path}: onnxruntime cannot run this model: {error}") from error
     shape, wake_words = session.get_inputs()[0].shape[1:], session.get_outputs()[0].shape[1]
 
     def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -388,9 +387,7 @@ def _tflite_runner(
 def _check_features(features: NDArray, shape: tuple[int, ...], source: str) -> None:
     if features.shape[1:] != shape:
         wanted, got = list(shape), list(features.shape[1:])
-        raise InputError(
-            f"{source}: takes features {wanted} per clip, got {got}: front ends differ"
-        )
+        raise InputError(f"{source}: takes features {wanted} a clip, got {got}: front ends differ")
     # An int8 input would turn NaN into an ordinary number, and nobody would notice.
     if not np.isfinite(features).all():
         raise ValueError(f"{source}: features hold NaN or infinity")
