@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import tf_keras as keras
 from tf_keras import layers
 
-from wakeword_keras.models import activations
+from wakeword_keras.models import activations, operations
 from wakeword_keras.quantization import ranges
 
 ACTIVATION_MENDS = {
@@ -31,6 +31,7 @@ SUPPORTED = (
     *ranges.FREE_RANGE,
     *ranges.SAME_RANGE,
     activations.HardSigmoidScale,
+    operations.UnitLength,
     layers.Activation,
     layers.InputLayer,
     layers.Softmax,
