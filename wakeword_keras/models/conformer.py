@@ -1,8 +1,9 @@
 """Conformer (Gulati et al. 2020, arXiv:2005.08100), every operation a layer that quantizes.
 
-A sequence is an image of width 1, [steps, 1, channels], so that a linear map of the channels is a
-1x1 convolution, with a range for each of its channels, and a convolution over time is one of
-(kernel, 1).
+A sequence is an image of width 1, [steps, 1, channels], so that a convolution over time is one of
+(kernel, 1). Constant factors of the paper's equations (1/2 of a half-step, 1/sqrt(channels) of the
+scores, sqrt(channels) of a layer norm) are part of the weights of the linear map beside them: they
+scale its initial values, and the device computes nothing for them.
 """
 
 import math
@@ -16,7 +17,6 @@ from wakeword_keras.models.operations import (
     MatMul,
     RelativePositions,
     RelativeShift,
-    Scale,
     UnitLength,
 )
 
@@ -30,9 +30,9 @@ def conformer_s(frames: int, channels: int, wake_words: int) -> keras.Model:
 
 
 def conformer_tiny(frames: int, channels: int, wake_words: int) -> keras.Model:
-    """A Conformer for microcontrollers: 3 blocks, width 48, 4 heads, kernel 9."""
+    """A Conformer for microcontrollers: 3 blocks, width 40, 4 heads, kernel 9."""
     return conformer(
-        frames, channels, wake_words, name="conformer_tiny", blocks=3, width=48, heads=4, kernel=9,
+        frames, channels, wake_words, name="conformer_tiny", blocks=3, width=40, heads=4, kernel=9,
         subsampling=24, dropout=0.1,
     )  # fmt: skip
 
@@ -132,9 +132,9 @@ def layer_norm(x, name: str):
 def feed_forward(x, name: str, expansion: int):
     """The half-step feed-forward module (figure 4): 1/2 W_2 swish(W_1 norm(x))."""
     width = x.shape[-1]
-    inside = _linear(normalize(x, f"{name}_norm"), expansion * width, f"{name}_expand", unit=True)
-    outside = _linear(_swish(inside, f"{name}_expand"), width, f"{name}_project")
-    return Scale(0.5, name=f"{name}_half")(outside)
+    normal = normalize(x, f"{name}_norm")
+    inside = _linear(normal, expansion * width, f"{name}_expand", math.sqrt(width))
+    return _linear(_swish(inside, f"{name}_expand"), width, f"{name}_project", 0.5)
 
 
 def self_attention(x, name: str, heads: int):
@@ -149,9 +149,7 @@ def self_attention(x, name: str, heads: int):
     normal = normalize(x, f"{name}_norm")
 
     def by_head(part: str, factor: float = 1.0):
-        y = _linear(normal, width, f"{name}_{part}", unit=True, use_bias=False)
-        if factor != 1:
-            y = Scale(factor, name=f"{name}_{part}_scale")(y)
+        y = _linear(normal, width, f"{name}_{part}", factor * math.sqrt(width), use_bias=False)
         y = layers.Reshape((steps, heads, width // heads), name=f"{name}_{part}_split")(y)
         return layers.Permute((2, 1, 3), name=f"{name}_{part}_heads")(y)
 
@@ -175,8 +173,8 @@ def convolution(x, name: str, kernel: int):
     """The convolution module (figure 2): gated linear unit, depthwise over time, swish, linear."""
     width = x.shape[-1]
     normal = normalize(x, f"{name}_norm")
-    value = _linear(normal, width, f"{name}_value", unit=True)
-    gate = _linear(normal, width, f"{name}_gate", unit=True)
+    value = _linear(normal, width, f"{name}_value", math.sqrt(width))
+    gate = _linear(normal, width, f"{name}_gate", math.sqrt(width))
     gate = layers.Activation("sigmoid", name=f"{name}_gate_sigmoid")(gate)
     y = layers.Multiply(name=f"{name}_gated")([value, gate])
     depthwise = f"{name}_depthwise"
@@ -185,11 +183,10 @@ def convolution(x, name: str, kernel: int):
     return _linear(y, width, f"{name}_project")
 
 
-def _linear(x, units: int, name: str, *, unit: bool = False, use_bias: bool = True):
-    """A linear map of the channels; `unit`: of vectors of length 1, so with the norm's gain."""
-    gain = x.shape[-1] if unit else 1.0
-    initializer = keras.initializers.VarianceScaling(gain, "fan_avg", "uniform")
-    return layers.Dense(units, use_bias=use_bias, kernel_initializer=initializer, name=name)(x)
+def _linear(x, units: int, name: str, factor: float = 1.0, *, use_bias: bool = True):
+    """A linear map of the channels; a constant `factor` of the paper's is in the first weights."""
+    glorot = keras.initializers.VarianceScaling(factor**2, "fan_avg", "uniform")
+    return layers.Dense(units, use_bias=use_bias, kernel_initializer=glorot, name=name)(x)
 
 
 def _swish(x, name: str):

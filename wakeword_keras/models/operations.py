@@ -44,27 +44,6 @@ class UnitLength(layers.Layer):
 
 
 @_register
-class Scale(layers.Layer):
-    """x times a constant; directly behind a convolution or Dense layer it folds into the weights.
-
-    Args:
-      factor: the constant.
-    """
-
-    def __init__(self, factor: float, **kwargs):
-        super().__init__(**kwargs)
-        self.factor = factor
-
-    def call(self, inputs):
-        """Values of the input's shape."""
-        return inputs * self.factor
-
-    def get_config(self):
-        """The layer's arguments."""
-        return super().get_config() | {"factor": self.factor}
-
-
-@_register
 class HeadBias(layers.Layer):
     """x + a learned vector for every head: [batch, heads, steps, channels]; TFLite's ADD."""
 

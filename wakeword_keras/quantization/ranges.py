@@ -57,7 +57,6 @@ FREE_RANGE = (
     operations.HeadBias,
     operations.MatMul,
     operations.RelativePositions,
-    operations.Scale,
     *KERNELS,
 )
 """Layers whose output range is measured."""
@@ -75,16 +74,12 @@ CLAMPS = ("relu", "relu6")
 """Activation functions that fuse into the kernel before them."""
 
 
-FOLDING = (layers.BatchNormalization, activations.HardSigmoidShift, operations.Scale)
-"""Layers that fold into the weights and bias of the kernel directly before them."""
-
 CLAMPING = (
     layers.Add,
     layers.BatchNormalization,
     layers.Multiply,
     layers.Subtract,
     activations.HardSigmoidShift,
-    operations.Scale,
 )
 """Layers besides those with weights whose kernel takes the clamp of the ReLU behind them."""
 
@@ -190,7 +185,7 @@ def folds_into_next(layer: layers.Layer, model: keras.Model) -> bool:
         return type(layer) in FREE_RANGE  # its inputs must share one range, which is the output's
     if activation_name(layer) not in (None, "linear"):
         return False
-    if type(reader) in FOLDING:
+    if type(reader) in (layers.BatchNormalization, activations.HardSigmoidShift):
         return type(layer) in KERNELS
     is_clamp = type(reader) is layers.ReLU or (
         type(reader) is layers.Activation and activation_name(reader) in CLAMPS
