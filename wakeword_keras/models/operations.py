@@ -109,24 +109,27 @@ class RelativePositions(layers.Layer):
     def build(self, input_shape):
         """Create W_R, [channels of all heads, channels of all heads]."""
         _, heads, _, channels = input_shape
-        self.kernel = self.add_weight("kernel", (heads * channels, heads, channels))
+        self.kernel = self.add_weight("kernel", (heads * channels, heads * channels))
 
     def call(self, inputs):
         """[batch, heads, steps, channels] to [batch, heads, steps, 2 * steps]."""
         projected = self.projected
         if projected is None:
-            projected = project(self.kernel, inputs.shape[2])
+            projected = project(self.kernel, inputs.shape[1], inputs.shape[2])
         return tf.matmul(inputs, projected)
 
 
-def project(kernel, steps: int):
-    """Keys of every distance: kernel [channels, heads, per head] to [heads, per head, 2 * steps].
+def project(kernel, heads: int, steps: int):
+    """The keys of every distance, transposed: [heads, channels of a head, 2 * steps].
 
     Args:
       kernel: W_R of `RelativePositions`.
-      steps: steps of the sequence.
+      heads: of the attention.
+      steps: of the sequence.
     """
-    return tf.einsum("dc,chk->hkd", relative_encodings(steps, kernel.shape[0]), kernel)
+    channels = kernel.shape[0]
+    by_head = tf.reshape(kernel, (channels, heads, channels // heads))
+    return tf.einsum("dc,chk->hkd", relative_encodings(steps, channels), by_head)
 
 
 @_register

@@ -106,13 +106,13 @@ class DepthwiseQuantizer(default_8bit_quantizers.Default8BitConvWeightsQuantizer
 class PositionQuantizer(quantizers.LastValueQuantizer):
     """What the device holds of RelativePositions: not its kernel but the projected sinusoids."""
 
-    def __init__(self, steps: int):
+    def __init__(self, heads: int, steps: int):
         super().__init__(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
-        self.steps = steps
+        self.heads, self.steps = heads, steps
 
     def __call__(self, inputs, training, weights, **kwargs):
         """The projected sinusoids, fake-quantized."""
-        projected = operations.project(inputs, self.steps)
+        projected = operations.project(inputs, self.heads, self.steps)
         return super().__call__(projected, training, weights, **kwargs)
 
 
@@ -219,7 +219,7 @@ def _kernel(layer: layers.Layer) -> tuple[str | None, quantizers.Quantizer | Non
     if kind is operations.HeadBias:
         return "kernel", _constant_quantizer()
     if kind is operations.RelativePositions:
-        return "kernel", PositionQuantizer(layer.input_shape[2])
+        return "kernel", PositionQuantizer(*layer.input_shape[1:3])
     return None, None
 
 
