@@ -1,7 +1,9 @@
 """Conformer (Gulati et al. 2020, arXiv:2005.08100), every operation a layer that quantizes.
 
-A sequence is an image of width 1, [steps, 1, channels], so that a convolution over time is one of
-(kernel, 1). Constant factors of the paper's equations (1/2 of a half-step, 1/sqrt(channels) of the
+A sequence is an image of width 1, [steps, 1, channels]: a convolution over time is one of
+(kernel, 1), and a linear map of the channels a 1x1 convolution, whose weights have a range for each
+channel and whose rounding is the same in TFLite and TFLite Micro (a FULLY_CONNECTED's is not).
+Constant factors of the paper's equations (1/2 of a half-step, 1/sqrt(channels) of the
 scores, sqrt(channels) of a layer norm) are part of the weights of the linear map beside them: they
 scale its initial values, and the device computes nothing for them.
 """
@@ -33,7 +35,7 @@ def conformer_tiny(frames: int, channels: int, wake_words: int) -> keras.Model:
     """A Conformer for microcontrollers: 3 blocks, width 40, 4 heads, kernel 9."""
     return conformer(
         frames, channels, wake_words, name="conformer_tiny", blocks=3, width=40, heads=4, kernel=9,
-        subsampling=24, dropout=0.1,
+        subsampling=16, dropout=0.1,
     )  # fmt: skip
 
 
@@ -186,7 +188,7 @@ def convolution(x, name: str, kernel: int):
 def _linear(x, units: int, name: str, factor: float = 1.0, *, use_bias: bool = True):
     """A linear map of the channels; a constant `factor` of the paper's is in the first weights."""
     glorot = keras.initializers.VarianceScaling(factor**2, "fan_avg", "uniform")
-    return layers.Dense(units, use_bias=use_bias, kernel_initializer=glorot, name=name)(x)
+    return layers.Conv2D(units, 1, use_bias=use_bias, kernel_initializer=glorot, name=name)(x)
 
 
 def _swish(x, name: str):
