@@ -73,6 +73,8 @@ def of_run() -> RunConfig:
     if not path.is_file():
         raise InputError(f"--run_dir={values.run_dir} holds no run: {path} is missing")
     given = {name: values[name].value for name in ("run_dir", "cache_dir") if values[name].present}
+    for name in _names():
+        values[name].unparse()
     values([sys.argv[0], f"--flagfile={path}"])
     for name, value in given.items():
         values[name].value = value
@@ -81,10 +83,13 @@ def of_run() -> RunConfig:
 
 def replayable() -> str:
     """Every flag of a run, one a line, for a flagfile that repeats it."""
-    names = [name for name in sorted(flags.FLAGS) if flags.FLAGS[name].value is not None]
-    ours = {
+    names = [name for name in sorted(_names()) if flags.FLAGS[name].value is not None]
+    return "".join(f"{flags.FLAGS[name].serialize()}\n" for name in names)
+
+
+def _names() -> set[str]:
+    return {
         config.flag_name(field.name, PREFIXES.get(part, ""))
         for part, dataclass in {"run": RunConfig, **PARTS}.items()
         for field in dataclasses.fields(dataclass)
     }
-    return "".join(f"{flags.FLAGS[name].serialize()}\n" for name in names if name in ours)
