@@ -65,7 +65,7 @@ def training_data(tmp_path_factory):
         (validation,),
         frontend,
         AugmentConfig(),
-        DataConfig(batch=8, echo=2, shuffle=32),
+        DataConfig(batch=4, echo=2, shuffle=32),
         seed=1,
     )
 

@@ -2,7 +2,12 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from tools import benchmark_evaluator
+from wakeword_keras import models
+from wakeword_keras.export import tflite
 
 SMOKE = ("--flagfile=flags/smoke.flags", "--rounds=1")
 
@@ -29,3 +34,20 @@ def test_the_pipeline_benchmark_gives_the_ratio_of_paired_rounds(tmp_path):
     (full,), (constant,) = figures["full_pipeline"], figures["constant_batch"]
     assert figures["ratio"] == pytest.approx(full / constant)
     assert "ratio" in printed
+
+
+def test_the_evaluator_benchmark_demands_the_plain_loops_bits(tmp_path, monkeypatch):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(tflite.float_model(models.build("ds_cnn", 20, 8, 1)))
+    features = np.random.default_rng(0).uniform(0, 26, (300, 20, 8)).astype(np.float32)
+    figures = benchmark_evaluator.measure(path, "xnnpack", features, rounds=2)
+    paired = np.divide(figures["evaluator"], figures["plain_loop"])
+    assert len(paired) == 2
+    assert figures["ratio"] == pytest.approx(np.median(paired))
+
+    def off_by_a_bit(features):
+        return np.nextafter(benchmark_evaluator._plain_loop(path, "xnnpack")(features), np.inf)
+
+    monkeypatch.setattr(benchmark_evaluator, "_evaluator", lambda *_: off_by_a_bit)
+    with pytest.raises(AssertionError):
+        benchmark_evaluator.measure(path, "xnnpack", features, rounds=1)

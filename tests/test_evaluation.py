@@ -29,6 +29,7 @@ def make_scores(logits, labels, speakers=None, **others):
         groups=tuple("positive" if label >= 0 else "speech" for label in labels),
         speakers=tuple(speakers or (f"s{i // 2}" for i in range(count))),
         logits={name: np.asarray(others.get(name, logits), np.float32) for name in NAMES},
+        label_names=tuple("other" if label < 0 else f"word{label}" for label in labels),
     )
 
 
@@ -242,7 +243,8 @@ def clip_batches(features, size):
     for i in range(0, len(features), size):
         part = features[i : i + size]
         ids = tuple(str(j) for j in range(i, i + len(part)))
-        yield ClipBatch(ids, np.full(len(part), -1), ("noise",) * len(part), ids, part)
+        noise = ("noise",) * len(part)
+        yield ClipBatch(ids, np.full(len(part), -1), noise, ids, part, noise)
 
 
 def test_score_in_batches_equals_score_at_once():

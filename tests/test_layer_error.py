@@ -8,7 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 from test_tflite import dataset_of
 from tf_keras import layers
 
-from wakeword_keras import layer_error, plots, tflite_graph
+from wakeword_keras import drawing, error_plots, layer_error, tflite_graph
 from wakeword_keras.affine import Affine, dequantize, quantize
 from wakeword_keras.errors import InputError
 from wakeword_keras.export import tflite
@@ -312,9 +312,9 @@ def test_the_comparison_is_json_and_a_table_and_a_picture(files, features):
     lines = layer_error.table(errors, rows=3).splitlines()
     assert [line.split()[0] for line in lines[1:4]] == [e.layer for e in errors.layers[:3]]
     ordered = errors.in_order()
-    figure = plots.layer_bars(
+    figure = error_plots.layer_bars(
         [e.layer for e in ordered],
         np.array([e.own_sqnr_db for e in ordered]),
         np.array([e.sqnr_db for e in ordered]),
     )
-    assert plots.to_svg(figure, "layers").startswith("<svg")
+    assert drawing.to_svg(figure, "layers").startswith("<svg")

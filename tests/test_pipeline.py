@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import tf_keras as keras
@@ -17,7 +18,7 @@ from absl.testing import flagsaver
 from conftest import write_recordings
 
 from tools import command, train
-from wakeword_keras import callbacks, dataset, files, pipeline, rundir, runtimes
+from wakeword_keras import callbacks, dataset, files, pipeline, report, rundir, runtimes
 from wakeword_keras.quantization import scheme
 
 ROOT = Path(train.__file__).parents[1]
@@ -177,15 +178,27 @@ def test_calibration_heard_training_clips_alone(finished, shards):
 
 
 def test_report_json_has_the_keys_that_others_read(finished, shards):
-    report = read(finished / "report" / "report.json")
+    said = read(finished / "report" / "report.json")
     for model in MODELS:
         for metric in METRICS:
-            assert metric in report["models"][model], (model, metric)
-    assert set(ERRORS) <= set(report["quantization_error"])
-    assert report["quantization_error"]["clips"] == len(shards.clips["test"])
+            assert metric in said["models"][model], (model, metric)
+    assert set(ERRORS) <= set(said["quantization_error"])
+    assert said["quantization_error"]["clips"] == len(shards.clips["test"])
     for name in ("int8", "int8_ptq"):
         size = (finished / "export" / pipeline.TFLITE_FILES[name]).stat().st_size
-        assert report["models"][name]["bytes"] == size
+        assert said["models"][name]["bytes"] == size
+
+
+def test_report_json_follows_its_schema_and_names_labels_and_types(finished, shards):
+    said = read(finished / "report" / "report.json")
+    jsonschema.validate(said, read(Path(report.__file__).with_name("report_schema.json")))
+    negatives = {clip.label for clip in shards.clips["test"] if clip.target < 0}
+    assert {label["label"] for label in said["confusables"]} == negatives
+    assert sum(x["clips"] for x in said["confusables"]) == said["models"]["int8"]["negatives"]
+    assert set(said["tensors"]) == {"fp32_tflite", "int8_ptq", "int8"}
+    assert set(said["tensors"]["int8"]) == {"INT8", "INT32"}
+    assert "FLOAT32" in said["tensors"]["fp32_tflite"]
+    assert [v["level"] for v in said["verdicts"] if v["line"] == "false accepts"] == ["open"]
 
 
 def test_the_bundle_holds_the_exported_bytes(finished):

@@ -3,6 +3,7 @@ import json
 import zlib
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from conftest import CLIP_MS, write_ambient, write_recordings
@@ -24,8 +25,9 @@ from wakeword_keras import (
 )
 from wakeword_keras.affine import Affine, dequantize, quantize
 from wakeword_keras.augmentation import AugmentConfig
+from wakeword_keras.batches import DataConfig
 from wakeword_keras.corpus import Clip, CorpusConfig, read_corpus
-from wakeword_keras.dataset import ClipInfo, DataConfig, Shards
+from wakeword_keras.dataset import ClipInfo, Shards
 from wakeword_keras.events import PROBABILITY_ONE, StreamConfig
 from wakeword_keras.features import FrontendConfig
 from wakeword_keras.quantization.finetuning import QatConfig
@@ -348,7 +350,7 @@ def run_dir(tmp_path_factory):
         synthesis=SynthesisConfig(),
         frontend=FRONTEND,
         augment=AugmentConfig(),
-        data=DataConfig(batch=8, shuffle=32),
+        data=DataConfig(batch=8, echo=2, shuffle=32),
         loss=LossConfig(),
         train=TrainConfig(epochs=1),
         qat=QatConfig(qat_epochs=1),
@@ -358,7 +360,10 @@ def run_dir(tmp_path_factory):
 
 
 def test_a_run_reports_its_streams_and_the_bundle_carries_their_threshold(run_dir):
-    said = json.loads((run_dir / "report" / "report.json").read_text())["streams"]
+    whole = json.loads((run_dir / "report" / "report.json").read_text())
+    schema = Path(pipeline.__file__).with_name("report_schema.json")
+    jsonschema.validate(whole, json.loads(schema.read_text()))
+    said = whole["streams"]
     assert set(said["models"]) == {"fp32_tflite", "int8_ptq", "int8"}
     int8 = said["models"]["int8"]
     assert int8["kernels"] == "reference"

@@ -1,5 +1,6 @@
 """All that the report says of a run: its exported models on data that trained none of them."""
 
+import dataclasses
 import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 import tf_keras as keras
 
 from wakeword_keras import (
+    confusables,
     dataset,
     evaluation,
     layer_error,
@@ -83,12 +85,16 @@ class Findings:
         model's weights) and fp32_to_int8_ptq.
       coverage: whether the calibration clips stand for the test clips.
       streams: misses and false accepts per hour; None without ambient audio.
+      mistaken: labels that fire or come nearest to it, the worst first.
+      tensors: how many of each type an exported model holds, by model: {"int8": {"INT8": 60}}.
     """
 
     evaluated: evaluation.EvaluationReport
     layers: dict[str, layer_error.LayerErrors]
     coverage: coverage.Coverage
     streams: stream_evaluation.StreamReport | None
+    mistaken: tuple[confusables.Confusable, ...]
+    tensors: dict[str, dict[str, int]]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -97,6 +103,8 @@ class Findings:
             **self.evaluated.to_json(),
             "layers": {step: errors.to_json() for step, errors in self.layers.items()},
             "calibration_coverage": self.coverage.to_json(),
+            "confusables": [dataclasses.asdict(label) for label in self.mistaken],
+            "tensors": self.tensors,
             **streams,
         }
 
@@ -122,7 +130,16 @@ def measure(models: RunModels, data: HeldOut) -> Findings:
     streams = _streams(models, data) if data.ambient else None
     if streams is not None:
         print(stream_evaluation.console_table(streams), flush=True)
-    return Findings(evaluated, layers, covered, streams)
+    mistaken = confusables.measure(
+        evaluated.scores,
+        {name: metrics.threshold for name, metrics in evaluated.models.items()},
+        evaluated.wake_words,
+    )
+    tensors = {
+        name: {kind: len(names) for kind, names in runtimes.tensor_types(path).items()}
+        for name, path in models.exported.items()
+    }
+    return Findings(evaluated, layers, covered, streams, mistaken, tensors)
 
 
 def _clips(models: RunModels, data: HeldOut) -> evaluation.EvaluationReport:
@@ -163,6 +180,7 @@ def clip_batches(
             tuple(clip.group for clip in clips),
             tuple(clip.speaker for clip in clips),
             np.asarray(whole.features[start : start + batch]),
+            tuple(clip.label for clip in clips),
         )
 
 

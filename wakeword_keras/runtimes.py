@@ -137,6 +137,44 @@ def tflite_int8_scores(
     return _tflite_runner(path, kernels, threads)(features, source)
 
 
+def onnx_scorer(path: str | os.PathLike) -> Scorer:
+    """Score with an ONNX model on onnxruntime's CPU kernels, on all cores.
+
+    The graph runs as the file says it, without onnxruntime's optimizer: that one puts integer
+    kernels in the place of INT8 (QDQ), which saturate on x86 without VNNI, and drops roundings.
+
+    Args:
+      path: .onnx file, float32 `features` [clips, frames, channels] to `logits`.
+
+    Returns:
+      Scorer; raises as that of `tflite_scorer`.
+
+    Raises:
+      InputError: the extra `onnx` is not installed, or the file is missing or no ONNX model.
+    """
+    try:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Threads that wait busily starve each other on a loaded machine.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(path, options)
+    except ImportError as error:
+        raise InputError(f"{path}: needs: pip install 'wakeword_keras[onnx]'") from error
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        raise InputError(f"{path}: onnxruntime cannot run this model: {error}") from error
+    shape, wake_words = session.get_inputs()[0].shape[1:], session.get_outputs()[0].shape[1]
+
+    def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
+        _check_features(features, tuple(shape), str(path))
+        batches = (features[i : i + 64] for i in range(0, len(features), 64))
+        logits = [session.run(None, {"features": batch})[0] for batch in batches]
+        return _finite(np.concatenate([np.zeros((0, wake_words), np.float32), *logits]), str(path))
+
+    return score
+
+
 def tflite_facts(
     path: str | os.PathLike, kernels: str = "reference", latency_kernels: str = "xnnpack"
 ) -> ModelFacts:
@@ -163,9 +201,8 @@ def tflite_facts(
         start = time.perf_counter()
         interpreter.invoke()
         seconds.append(time.perf_counter() - start)
-    return ModelFacts(
-        Path(path).stat().st_size, float(np.median(seconds) * 1e6), kernels, latency_kernels
-    )
+    median_us = float(np.median(seconds) * 1e6)
+    return ModelFacts(Path(path).stat().st_size, median_us, kernels, latency_kernels)
 
 
 def keras_facts(model: Any) -> ModelFacts:
@@ -350,9 +387,7 @@ def _tflite_runner(
 def _check_features(features: NDArray, shape: tuple[int, ...], source: str) -> None:
     if features.shape[1:] != shape:
         wanted, got = list(shape), list(features.shape[1:])
-        raise InputError(
-            f"{source}: takes features {wanted} per clip, got {got}: front ends differ"
-        )
+        raise InputError(f"{source}: takes features {wanted} a clip, got {got}: front ends differ")
     # An int8 input would turn NaN into an ordinary number, and nobody would notice.
     if not np.isfinite(features).all():
         raise ValueError(f"{source}: features hold NaN or infinity")

@@ -6,7 +6,7 @@ wake words are the mean over words of one against the rest.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,13 +23,17 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Clips: labels int32 [n] (wake word or -1), features float32 [n, frames, channels]."""
+    """Clips: labels int32 [n] (wake word or -1), features float32 [n, frames, channels].
+
+    `label_names` are the corpus's own: they tell one label that is no wake word from another.
+    """
 
     clip_ids: tuple[str, ...]
     labels: NDArray[np.int32]
     groups: tuple[str, ...]
     speakers: tuple[str, ...]
     features: NDArray[np.float32]
+    label_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Scores:
     groups: tuple[str, ...]
     speakers: tuple[str, ...]
     logits: dict[str, NDArray[np.float32]]
+    label_names: tuple[str, ...]
 
 
 def score(batches: Iterable[ClipBatch], scorers: Mapping[str, Scorer]) -> Scores:
@@ -75,6 +80,7 @@ def score(batches: Iterable[ClipBatch], scorers: Mapping[str, Scorer]) -> Scores
         tuple(g for batch in seen for g in batch.groups),
         tuple(s for batch in seen for s in batch.speakers),
         joined,
+        tuple(name for batch in seen for name in batch.label_names),
     )
 
 
@@ -124,7 +130,22 @@ def resample(scores: Scores) -> tuple[str, detection.Resamples]:
 
     The same scores give the same draws, so that everything measured on them is paired.
     """
+    return _resample(scores.speakers)
+
+
+def share_interval(found: NDArray[np.bool_], speakers: Sequence[str]) -> Interval:
+    """95 % interval of the share of clips found: bootstrap over speakers, Wilson's if wider.
+
+    Args:
+      found: bool [clips], at least one clip.
+      speakers: of each clip.
+    """
+    draws = detection.resampled_mean(found, _resample(speakers)[1])
+    return widened_interval(draws, int(found.sum()), found.size)
+
+
+def _resample(speakers: Sequence[str]) -> tuple[str, detection.Resamples]:
     # Drawing one speaker again and again would give an interval of no width.
-    if len(set(scores.speakers)) > 1:
-        return "speakers", detection.resample_speakers(scores.speakers)
-    return "clips", detection.resample_speakers(("",) * len(scores.labels))
+    if len(set(speakers)) > 1:
+        return "speakers", detection.resample_speakers(speakers)
+    return "clips", detection.resample_speakers(("",) * len(speakers))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import tf_keras as keras
 
 from wakeword_keras.errors import InputError
+from wakeword_keras.models.conformer import conformer_s, conformer_tiny
 from wakeword_keras.models.ds_cnn import ds_cnn
 from wakeword_keras.models.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 
@@ -12,6 +13,8 @@ ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
     "ds_cnn": ds_cnn,
     "mobilenet_v3_small": mobilenet_v3_small,
     "mobilenet_v3_large": mobilenet_v3_large,
+    "conformer_tiny": conformer_tiny,
+    "conformer_s": conformer_s,
 }
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import tf_keras as keras
 from tf_keras import layers
 
-from wakeword_keras.models import activations
+from wakeword_keras.models import activations, operations
 from wakeword_keras.quantization import ranges
 
 ACTIVATION_MENDS = {
@@ -15,7 +15,9 @@ ACTIVATION_MENDS = {
     "hard_sigmoid": "use wakeword_keras.models.activations.hard_sigmoid",
 }
 LAYER_MENDS = {
-    "LayerNormalization": "use BatchNormalization directly behind a convolution or Dense layer",
+    "LayerNormalization": "use wakeword_keras.models.conformer.layer_norm",
+    "MultiHeadAttention": "use wakeword_keras.models.conformer.self_attention",
+    "Attention": "use wakeword_keras.models.operations.MatMul, layers.Softmax and MatMul again",
     "Conv1D": "reshape to an image and use Conv2D with a kernel of (width, 1)",
     "DepthwiseConv1D": "reshape to an image and use DepthwiseConv2D with a kernel of (width, 1)",
     "SeparableConv2D": "write it as DepthwiseConv2D and Conv2D",
@@ -31,6 +33,7 @@ SUPPORTED = (
     *ranges.FREE_RANGE,
     *ranges.SAME_RANGE,
     activations.HardSigmoidScale,
+    operations.UnitLength,
     layers.Activation,
     layers.InputLayer,
     layers.Softmax,

@@ -19,7 +19,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.default_8bit i
 )
 from tf_keras import layers
 
-from wakeword_keras.models import activations
+from wakeword_keras.models import activations, operations
 
 KERNELS = {
     layers.Conv2D: "kernel",
@@ -39,6 +39,7 @@ SAME_RANGE = (
     layers.SpatialDropout1D,
     layers.SpatialDropout2D,
     layers.ZeroPadding2D,
+    operations.RelativeShift,
 )
 """Layers whose output keeps the scale and zero point of their input."""
 
@@ -52,6 +53,10 @@ FREE_RANGE = (
     layers.Subtract,
     activations.HardSigmoidShift,
     activations.HardSwish,
+    operations.ChannelMean,
+    operations.HeadBias,
+    operations.MatMul,
+    operations.RelativePositions,
     *KERNELS,
 )
 """Layers whose output range is measured."""
@@ -62,6 +67,9 @@ FIXED_ACTIVATIONS = {
     "softmax": (0.0, 255 / 256),
     "tanh": (-1.0, 127 / 128),
 }
+UNIT_RANGE = (-1.0, 127 / 128)
+"""What the kernel of UnitLength demands, with a zero point of 0."""
+
 CLAMPS = ("relu", "relu6")
 """Activation functions that fuse into the kernel before them."""
 
@@ -95,6 +103,23 @@ class DepthwiseQuantizer(default_8bit_quantizers.Default8BitConvWeightsQuantizer
         return tf.reshape(quantized, shape)
 
 
+class PositionQuantizer(quantizers.LastValueQuantizer):
+    """What the device holds of RelativePositions: not its kernel but the projected sinusoids."""
+
+    def __init__(self, heads: int, steps: int):
+        super().__init__(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
+        self.heads, self.steps = heads, steps
+
+    def __call__(self, inputs, training, weights, **kwargs):
+        """The projected sinusoids, fake-quantized."""
+        projected = operations.project(inputs, self.heads, self.steps)
+        return super().__call__(projected, training, weights, **kwargs)
+
+
+QUANTIZED_AS = {operations.RelativePositions: "projected"}
+"""Attribute that takes the quantized kernel, where it is not the kernel's own."""
+
+
 @dataclass(frozen=True)
 class LayerQuantization(quantize_config.QuantizeConfig):
     """What of a layer is quantized: one kernel or none, its output or not."""
@@ -110,7 +135,7 @@ class LayerQuantization(quantize_config.QuantizeConfig):
     def set_quantize_weights(self, layer, quantize_weights):
         """Let the layer compute with the fake-quantized kernel."""
         if self.kernel:
-            setattr(layer, self.kernel, quantize_weights[0])
+            setattr(layer, QUANTIZED_AS.get(type(layer), self.kernel), quantize_weights[0])
 
     def get_activations_and_quantizers(self, layer):
         """None: activations inside a layer fuse with it."""
@@ -191,7 +216,17 @@ def _kernel(layer: layers.Layer) -> tuple[str | None, quantizers.Quantizer | Non
         return KERNELS[kind], quantizers.LastValueQuantizer(
             num_bits=8, per_axis=False, symmetric=True, narrow_range=True
         )
+    if kind is operations.HeadBias:
+        return "kernel", _constant_quantizer()
+    if kind is operations.RelativePositions:
+        return "kernel", PositionQuantizer(*layer.input_shape[1:3])
     return None, None
+
+
+def _constant_quantizer() -> quantizers.Quantizer:
+    return quantizers.LastValueQuantizer(
+        num_bits=8, per_axis=False, symmetric=False, narrow_range=False
+    )
 
 
 def _output(layer: layers.Layer, model: keras.Model) -> quantizers.Quantizer | None:
@@ -199,6 +234,8 @@ def _output(layer: layers.Layer, model: keras.Model) -> quantizers.Quantizer | N
         return None
     if isinstance(layer, activations.HardSigmoidScale):
         return _fixed(0.0, 1.0)
+    if isinstance(layer, operations.UnitLength):
+        return _fixed(*UNIT_RANGE)
     if _is_hard_sigmoid_clamp(layer):
         return _fixed(0.0, 6.0)
     name = "softmax" if isinstance(layer, layers.Softmax) else activation_name(layer)

@@ -1,0 +1,180 @@
+"""A verdict for every line that a finished model is accepted by, each with its evidence."""
+
+from dataclasses import dataclass
+
+from wakeword_keras import detection
+from wakeword_keras.evaluation import EvaluationReport
+from wakeword_keras.measurement import Findings
+from wakeword_keras.quantization.coverage import Coverage
+from wakeword_keras.quantization_error import QuantizationError
+from wakeword_keras.stream_evaluation import RULE_OF_THREE, StreamReport
+
+DROP_LIMIT = 0.02
+DROP_AIM = 0.002
+PARITY_LIMIT_LSB = 2.0
+"""99 % of clips within so many output steps of the QAT model: good."""
+PARITY_FAIR_LSB = 3.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line of acceptance.
+
+    Attributes:
+      line: what is judged.
+      level: "good"; "fair" (acceptable, with something to know), "poor", or "open" (not measured).
+      headline: the figure in a sentence.
+      detail: limit, interval and number of clips or hours.
+    """
+
+    line: str
+    level: str
+    headline: str
+    detail: str
+
+
+def verdicts(findings: Findings) -> tuple[Verdict, ...]:
+    """Judge a run, the accuracy that INT8 lost first.
+
+    Args:
+      findings: from `measurement.measure`.
+
+    Returns:
+      A Verdict for accuracy, parity, false accepts, calibration and the INT8 file's types.
+    """
+    return (
+        accuracy(findings.evaluated),
+        parity(findings.evaluated.quantization_error),
+        false_accepts(findings.streams),
+        calibrated(findings.coverage),
+        fully_int8(findings.tensors["int8"]),
+    )
+
+
+def accuracy(report: EvaluationReport) -> Verdict:
+    """Hold the accuracy that INT8 lost against the limit of 2 % and the aim of 0.2 %.
+
+    Args:
+      report: from `evaluation.evaluate`.
+
+    Returns:
+      Verdict on the measured drop; the detail says whether its 95 % interval agrees. Where no
+      decision differs the drop's own interval has no width: it reaches up to as many flipped
+      decisions as could have gone unseen.
+    """
+    error = report.quantization_error
+    drop, (low, high) = error.relative_accuracy_drop, error.accuracy_drop_ci95
+    if not error.decisions_flipped:
+        unseen = error.steps["fp32_to_int8"].decisions_flipped_ci95[1] / error.clips
+        high = max(high, unseen / report.models["fp32"].accuracy)
+    if drop <= DROP_AIM:
+        level, judged = "good", f"Within the aim of {percent(DROP_AIM, 1)}."
+    elif drop <= DROP_LIMIT:
+        level, judged = (
+            "fair",
+            f"Within the limit of {percent(DROP_LIMIT, 0)}, short of our {percent(DROP_AIM, 1)}.",
+        )
+    else:
+        level, judged = "poor", f"Over the limit of {percent(DROP_LIMIT, 0)}."
+    if low <= DROP_LIMIT < high:
+        certainty = (
+            f"reaches across the limit of {percent(DROP_LIMIT, 0)}: more clips would settle it"
+        )
+    else:
+        side = "over" if low > DROP_LIMIT else "within"
+        certainty = f"lies {side} the limit of {percent(DROP_LIMIT, 0)}"
+    if drop > 0:
+        headline = f"INT8 loses {percent(drop)} of FP32's accuracy"
+    elif drop < 0:
+        headline = f"INT8 gains {percent(-drop)} on FP32's accuracy"
+    else:
+        headline = "INT8 keeps all of FP32's accuracy"
+    interval = f"95 % interval of the drop, {between((low, high))}, over {error.clips} clips,"
+    return Verdict("accuracy", level, headline, f"{judged} The {interval} {certainty}.")
+
+
+def parity(error: QuantizationError) -> Verdict:
+    """Whether the INT8 file says what the QAT model said, in steps (LSB) of its output."""
+    p99, worst = error.qat_vs_int8_p99_lsb, error.qat_vs_int8_max_lsb
+    level = "good" if p99 <= PARITY_LIMIT_LSB else "fair" if p99 <= PARITY_FAIR_LSB else "poor"
+    within = error.qat_vs_int8_within_2_lsb
+    interval = between(detection.wilson_interval(round(within * error.clips), error.clips))
+    return Verdict(
+        "INT8 against QAT",
+        level,
+        f"99 % of clips within {p99:.3g} LSB of the QAT model",
+        f"Limit: {PARITY_LIMIT_LSB:g} LSB. {percent(within)} of {error.clips} clips (95 %: "
+        f"{interval}) are within 2, the farthest is {worst:.3g} LSB off.",
+    )
+
+
+def false_accepts(streams: StreamReport | None) -> Verdict:
+    """INT8's false accepts per hour on test streams against the budget."""
+    line = "false accepts"
+    if streams is None:
+        detail = "No stream was heard: train with --ambient_dir to know."
+        return Verdict(line, "open", "False accepts per hour not measured", detail)
+    budget, test = streams.max_false_accepts_per_hour, streams.models["int8"].test
+    # None in too few hours shows less than it seems: the upper bound has to keep the budget.
+    if test.false_accepts_per_hour_upper95 <= budget:
+        level, judged = "good", f"within the budget of {budget:g} with 95 % confidence"
+    elif test.false_accepts_per_hour <= budget:
+        level = "fair"
+        judged = (
+            f"within the budget of {budget:g}, but these hours cannot prove it: "
+            f"that takes {RULE_OF_THREE / budget:.1f} h without one"
+        )
+    else:
+        level, judged = "poor", f"over the budget of {budget:g}"
+    if not streams.models["int8"].threshold.within_budget:
+        level, judged = "poor", f"{judged}; no threshold kept it on validation"
+    low, high = test.false_accepts_per_hour_ci95
+    missed_low, missed_high = test.miss_rate_ci95
+    return Verdict(
+        line,
+        level,
+        f"{test.false_accepts_per_hour:.2f} false accepts per hour",
+        f"{test.false_accepts} in {test.hours:.2f} h (95 %: {low:.2f} to {high:.2f} per hour), "
+        f"{judged}. {percent(test.miss_rate)} of {test.positives} wake words missed (95 %: "
+        f"{between((missed_low, missed_high))}).",
+    )
+
+
+def calibrated(coverage: Coverage) -> Verdict:
+    """Whether calibration is apart from the test and like it."""
+    sets = f"{coverage.clips_calibration} calibration and {coverage.clips_checked} test clips"
+    warnings = " ".join(f"{warning[:1].upper()}{warning[1:]}." for warning in coverage.warnings)
+    if not coverage.disjoint:
+        return Verdict("calibration", "poor", "Calibration heard test clips", warnings)
+    apart = f"{sets} share no clip, neither by name nor by sound."
+    if warnings:
+        count = len(coverage.warnings)
+        headline = f"Calibration is disjoint, with {count} warning{'s' if count > 1 else ''}"
+        return Verdict("calibration", "fair", headline, f"{apart} {warnings}")
+    headline = "Calibration is disjoint and covers the test"
+    return Verdict("calibration", "good", headline, apart)
+
+
+def fully_int8(tensors: dict[str, int]) -> Verdict:
+    """Whether the INT8 file holds no float tensor.
+
+    Args:
+      tensors: how many of each TFLite type.
+    """
+    floats = {kind: count for kind, count in tensors.items() if "FLOAT" in kind}
+    held = ", ".join(f"{count} {kind}" for kind, count in sorted(tensors.items()))
+    detail = f"Tensors, weights included: {held}."
+    if floats:
+        return Verdict("types", "poor", "The INT8 model holds float tensors", detail)
+    return Verdict("types", "good", "The INT8 model is fully INT8", detail)
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share as text, such as "1.25 %"."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def between(interval: tuple[float, float], digits: int = 2) -> str:
+    """An interval of shares as text, such as "1.25 to 3.50 %"."""
+    low, high = interval
+    return f"{100 * low:.{digits}f} to {percent(high, digits)}"
