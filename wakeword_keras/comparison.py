@@ -5,6 +5,7 @@ where two of them overlap, the runs may or may not differ.
 """
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,8 +179,7 @@ def table(runs: Sequence[ComparedRun]) -> str:
     if any("streams" in run.report for run in runs):
         heads = [("false accepts/h", "missed %"), ("INT8", "INT8")]
         rows = [
-            (*row, *more)
-            for row, more in zip(rows, [*heads, *map(_streams, runs)], strict=True)
+            (*row, *more) for row, more in zip(rows, [*heads, *map(_streams, runs)], strict=True)
         ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
@@ -239,29 +239,24 @@ def figure(runs: Sequence[ComparedRun]) -> Figure:
     Returns:
       The picture; points are figures, bars their 95 % intervals.
     """
-    picture = Figure(figsize=(10.0, 1.75 + 0.62 * len(runs)))
+    picture = Figure(figsize=(11.0, 1.6 + 0.72 * len(runs)))
     panels = picture.subplots(1, 3, sharey=True)
-    titles = ("accuracy [%]", "recall at 1 % false positives [%]", "accuracy lost to INT8 [%]")
+    picture.get_layout_engine().set(wspace=0.05)  # type: ignore[union-attr]
+    titles = ("accuracy [%]", "recall at 1 % FPR [%]", "accuracy lost from FP32 [%]")
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, loc="left")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="y", length=0, labelleft=False)
         axes.spines["left"].set_visible(False)
+        for row in range(1, len(runs)):
+            axes.axhline(row - 0.5, color=drawing.RULE, linewidth=0.7)
     for place, model in enumerate(MODELS):
         for row, run in enumerate(runs):
             _draw(panels, row + 0.22 * (place - 1), run, model)
     _mark_limits(panels[2])
-    settings = differing_settings(runs)
-    labels = [
-        f"{run.name}\n{_short(text)}" if text else run.name
-        for run, text in zip(runs, settings, strict=True)
-    ]
-    panels[0].set_yticks(range(len(runs)), labels)
     panels[0].set_ylim(len(runs) - 0.5, -0.5)
-    for axes in panels:
-        for row in range(1, len(runs)):
-            axes.axhline(row - 0.5, color=drawing.RULE, linewidth=0.7)
+    _name_rows(panels[0], runs)
     handles, names = panels[0].get_legend_handles_labels()
     by_name = dict(zip(names, handles, strict=True))
     picture.legend(by_name.values(), by_name, loc="outside lower center", ncols=len(by_name))
@@ -288,19 +283,30 @@ def _point(axes: Axes, y: float, model: str, share: float, interval: Sequence[fl
 
 
 def _mark_limits(axes: Axes) -> None:
-    """Zero, and the aim and the limit of the drop where the figures come near them."""
+    """Zero, and the aim of the drop, or its limit where figures reach beyond half of that."""
     axes.axvline(0, color=drawing.INK, linewidth=1.0)
     low, high = axes.get_xlim()
-    marks = {"aim": verdict.DROP_AIM, "limit": verdict.DROP_LIMIT}
-    for name, share in marks.items():
-        if name == "aim" or 100 * share < 1.5 * high:
-            axes.axvline(100 * share, color=drawing.INK, linewidth=1.2, linestyle=":")
-            axes.annotate(
-                f" {name}", (100 * share, 1.0), xycoords=("data", "axes fraction"), va="top"
-            )
-            high = max(high, 110 * share)
-    axes.set_xlim(low, high)
+    far = max(-low, high) > 50 * verdict.DROP_LIMIT
+    name, share = ("limit", verdict.DROP_LIMIT) if far else ("aim", verdict.DROP_AIM)
+    axes.axvline(100 * share, color=drawing.INK, linewidth=1.2, linestyle=":")
+    axes.annotate(f" {name}", (100 * share, 1.0), xycoords=("data", "axes fraction"), va="top")
+    axes.set_xlim(low, max(high, 115 * share))
 
 
-def _short(text: str, most: int = 34) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def _name_rows(axes: Axes, runs: Sequence[ComparedRun]) -> None:
+    """The run's name left of its row, below it in small what it was made with."""
+    for row, (run, text) in enumerate(zip(runs, differing_settings(runs), strict=True)):
+        place: dict[str, Any] = {
+            "xy": (0.0, row),
+            "xycoords": ("axes fraction", "data"),
+            "textcoords": "offset points",
+            "ha": "right",
+        }
+        # "seed 1" stays on one line.
+        unbroken = ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in text.split(", "))
+        lines = textwrap.wrap(unbroken, 30, max_lines=2, placeholder=" …")
+        height = 12.0 * len(lines)
+        axes.annotate(run.name, xytext=(-12, height / 2), va="center", weight="bold", **place)
+        axes.annotate(
+            "\n".join(lines), xytext=(-12, height / 2 - 8), va="top", fontsize=8.5, **place
+        )

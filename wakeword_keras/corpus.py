@@ -305,6 +305,8 @@ def _check_splits(clips: Sequence[Clip], config: CorpusConfig, splits: Sequence[
         if not all(found.values()):
             listed = ", ".join(f"{split} {count}" for split, count in found.items())
             what = f"--wake_words={word}: clips" if word else "negatives (other speech, noise)"
+            if len(splits) == 1:
+                raise InputError(f"--data_dir: {what} are missing there; add some")
             raise InputError(
                 f"{what} are missing from a split ({listed}); add clips of more speakers, "
                 "or change --validation_percent, --test_percent or the manifest's splits"

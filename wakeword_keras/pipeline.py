@@ -121,7 +121,13 @@ def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> N
 
 
 def open_finished(config: RunConfig) -> tuple[RunDirectory, Shards, measurement.RunModels]:
-    """A finished run: its directory, its clips (read again where their cache is gone), its models.
+    """Open a run that is done, to measure its models on other data.
+
+    Args:
+      config: that it was made with.
+
+    Returns:
+      Its directory, its clips (read again where their cache is gone) and its models.
 
     Raises:
       InputError: a stage is missing, or the run is of another configuration.

@@ -155,9 +155,10 @@ def of_report(streams: Mapping[str, Any]) -> dict[str, Choice]:
     """
 
     def metrics(fields: Mapping[str, Any]) -> StreamMetrics:
-        return StreamMetrics(
-            **{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
-        )
+        plain: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()
+        }
+        return StreamMetrics(**plain)
 
     return {
         name: Choice(
