@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from wakeword_keras import drawing, verdict
@@ -172,7 +173,7 @@ def table(runs: Sequence[ComparedRun]) -> str:
       Lines without a newline at the end; percentages, 95 % intervals in parentheses.
     """
     rows = [
-        ("", "accuracy %", "", "", "accuracy drop %", "recall % at 1 % FPR", "", "AUC", "KiB"),
+        ("", "accuracy %", "", "", "accuracy drop %", "recall %", "", "AUC", "KiB"),
         ("run", "FP32", "PTQ", "INT8", "FP32 to INT8", "FP32", "INT8", "INT8", "INT8"),
         *(_row(run) for run in runs),
     ]
@@ -217,7 +218,8 @@ def _remarks(runs: Sequence[ComparedRun]) -> Iterator[str]:
     first = runs[0].report
     yield (
         f"{first['models']['int8']['clips']} test clips, {first['positives']} positive, "
-        f"{first['speakers']} speakers, the same for all; 95 % intervals, each run's own"
+        f"{first['speakers']} speakers, the same for all; recall at 1 % FPR; "
+        "95 % intervals, each run's own"
     )
     for run, settings in zip(runs, differing_settings(runs), strict=True):
         if settings:
@@ -239,9 +241,9 @@ def figure(runs: Sequence[ComparedRun]) -> Figure:
     Returns:
       The picture; points are figures, bars their 95 % intervals.
     """
-    picture = Figure(figsize=(11.0, 1.6 + 0.72 * len(runs)))
+    layout = ConstrainedLayoutEngine(wspace=0.05)
+    picture = Figure(figsize=(11.0, 1.6 + 0.72 * len(runs)), layout=layout)
     panels = picture.subplots(1, 3, sharey=True)
-    picture.get_layout_engine().set(wspace=0.05)  # type: ignore[union-attr]
     titles = ("accuracy [%]", "recall at 1 % FPR [%]", "accuracy lost from FP32 [%]")
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, loc="left")

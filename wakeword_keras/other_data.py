@@ -23,7 +23,7 @@ from wakeword_keras import (
     stream_evaluation,
     thresholds,
 )
-from wakeword_keras.corpus import TEST, Corpus, read_corpus
+from wakeword_keras.corpus import POSITIVE, TEST, Clip, Corpus, read_corpus
 from wakeword_keras.dataset import Shards
 from wakeword_keras.errors import InputError
 from wakeword_keras.files import write_json
@@ -105,7 +105,8 @@ def _unheard(corpus: Corpus, shards: Shards) -> Corpus:
         for samples in dataset.read_audio(shards, split)
         if samples.any()
     }
-    kept, dropped = [], []
+    kept: list[Clip] = []
+    dropped: list[Clip] = []
     for clip in corpus.clips:
         samples = audio.read(clip.path, clip.start_s, clip.duration_s)
         known = _digest(dataset.fit_length(samples, shards.clip_samples)) in heard
@@ -115,8 +116,10 @@ def _unheard(corpus: Corpus, shards: Shards) -> Corpus:
     names = [clip.clip_id for clip in dropped]
     message = f"{len(names)} clips trained or validated the run, left out: {few(names)}"
     for word in (*corpus.wake_words, None):
-        if not any(clip.label == word or not (word or clip.group == "positive") for clip in kept):
-            raise InputError(f"--data_dir: {message}; no clip of {word or 'other sounds'} is left")
+        if not any(clip.label == word if word else clip.group != POSITIVE for clip in kept):
+            raise InputError(
+                f"--data_dir: {message}; no clip of {word or 'other sounds'} is left: add others"
+            )
     return dataclasses.replace(
         corpus,
         clips=tuple(kept),
