@@ -36,6 +36,15 @@ def test_the_pipeline_benchmark_gives_the_ratio_of_paired_rounds(tmp_path):
     assert "ratio" in printed
 
 
+@pytest.mark.slow
+def test_the_qat_benchmark_gives_ratios_of_paired_rounds(tmp_path):
+    few = ("--models=ds_cnn", "--rounds=1", "--steps=2")
+    printed, figures = benchmark("benchmark_qat", *few, path=tmp_path / "qat.json")
+    (fp32,), (qat,) = figures["ds_cnn"]["fp32"], figures["ds_cnn"]["qat"]
+    assert figures["ds_cnn"]["ratio"] == pytest.approx(qat / fp32)
+    assert "ds_cnn" in printed
+
+
 def test_the_evaluator_benchmark_demands_the_plain_loops_bits(tmp_path, monkeypatch):
     path = tmp_path / "model.tflite"
     path.write_bytes(tflite.float_model(models.build("ds_cnn", 20, 8, 1)))

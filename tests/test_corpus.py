@@ -483,8 +483,12 @@ def test_a_corpus_that_only_tests_has_every_clip_in_that_split(tmp_path):
     assert {clip.path for clip in one.clips} == {clip.path for clip in three.clips}
     assert one.sha256 != three.sha256
     # Speakers, whom a manifest may not put into two splits otherwise, do not matter.
-    with (root / "manifest.csv").open("a") as manifest:
-        manifest.write("test-no-1.wav,no,train-3,test\n")
+    rows = (root / "manifest.csv").read_text()
+    moved = rows.replace("test-no-1.wav,no,test-1", "test-no-1.wav,no,train-3")
+    assert moved != rows
+    (root / "manifest.csv").write_text(moved)
+    with pytest.raises(InputError, match="train-3"):
+        read_corpus([str(root)], config)
     read_corpus([str(root)], config, only="test")
 
 

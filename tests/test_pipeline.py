@@ -19,6 +19,7 @@ from conftest import write_recordings
 
 from tools import command, train
 from wakeword_keras import callbacks, dataset, files, pipeline, report, rundir, runtimes
+from wakeword_keras.export import onnx
 from wakeword_keras.quantization import scheme
 
 ROOT = Path(train.__file__).parents[1]
@@ -119,6 +120,7 @@ def test_the_run_directory_holds_what_others_read(finished):
         "model_fp32.tflite",
         "model_int8_ptq.tflite",
         "model_int8.tflite",
+        *(pipeline.ONNX_FILES.values() if onnx.installed() else ()),
         "export.json",
     }
     for stage in ("fp32", "qat"):

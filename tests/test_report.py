@@ -10,7 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from wakeword_keras import InputError, confusables, report
+from wakeword_keras import InputError, agreement, confusables, report
 from wakeword_keras.evaluation import Scores, evaluate
 from wakeword_keras.events import StreamConfig
 from wakeword_keras.layer_error import LayerError, LayerErrors
@@ -20,7 +20,7 @@ from wakeword_keras.runtimes import ModelFacts
 from wakeword_keras.stream_evaluation import ModelStreams, StreamReport
 from wakeword_keras.stream_metrics import Loud, StreamCurve, StreamMetrics, StreamThreshold
 
-MODELS = ("fp32", "fp32_tflite", "qat", "int8_ptq", "int8")
+MODELS = ("fp32", "fp32_tflite", "qat", "int8_ptq", "int8", "fp32_onnx", "int8_onnx")
 STEP = 0.12
 SCHEMA = json.loads(Path(report.__file__).with_name("report_schema.json").read_text())
 
@@ -37,6 +37,7 @@ def _scores(seed, words, clips=600, extra=0.0):
         noisy = clean + rng.normal(0, 1, clean.shape) * spread
         rounded = STEP * np.round(noisy / STEP) if name.startswith("int8") else noisy
         logits[name] = rounded.astype(np.float32)
+    logits |= {"fp32_onnx": logits["fp32_tflite"], "int8_onnx": logits["int8"]}
     speakers = tuple(f"s{i % 90}" for i in range(clips))
     groups = tuple(
         "positive" if at >= 0 else ("speech", "noise")[i % 2] for i, at in enumerate(labels)
@@ -146,6 +147,12 @@ def findings_of(evaluated=None, layers=12, streams=None, coverage=None):
     steps = ("fp32_to_int8", "qat_to_int8", "fp32_to_int8_ptq")
     return Findings(
         evaluated,
+        agreement.measure(
+            evaluated.scores,
+            {name: metrics.threshold for name, metrics in evaluated.models.items()},
+            {name: metrics.bytes for name, metrics in evaluated.models.items()},
+            STEP,
+        ),
         {step: _layers(layers, seed) for seed, step in enumerate(steps)},
         coverage or coverage_of(),
         streams,
@@ -214,7 +221,7 @@ def test_json_is_the_report_and_holds_no_nan(run_dir):
     said = json.loads(text, parse_constant=refuse)
     judged = said.pop("verdicts")
     assert said == json.loads(json.dumps(findings_of().to_json()))
-    lines = ["accuracy", "INT8 against QAT", "false accepts", "calibration", "types"]
+    lines = ["accuracy", "INT8 against QAT", "false accepts", "calibration", "types", "ONNX"]
     assert [line["line"] for line in judged] == lines
     for name in ("fp32", "qat", "int8_ptq", "int8"):
         assert {"accuracy", "roc_auc", "recall_at_fpr_0_01", "bytes"} <= said["models"][name].keys()

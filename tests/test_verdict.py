@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 from test_report import coverage_of, findings_of, report_of, streams_of
 
-from wakeword_keras import verdict
+from wakeword_keras import agreement, verdict
 
 
 @pytest.mark.parametrize(
@@ -105,4 +105,33 @@ def test_a_float_tensor_is_not_fully_int8():
 def test_every_line_is_judged_once_and_accuracy_leads():
     lines = [v.line for v in verdict.verdicts(findings_of())]
     assert lines[0] == "accuracy"
-    assert len(set(lines)) == len(lines) == 5
+    assert len(set(lines)) == len(lines) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "level"),
+    [
+        ({}, "good"),
+        ({"max_abs_error": 2e-5}, "fair"),
+        ({"size_ratio": 1.31}, "fair"),
+        ({"decisions_equal": 0.994}, "poor"),
+    ],
+)
+def test_onnx_is_held_to_its_decisions_its_logits_and_its_size(changes, level):
+    exact = agreement.Agreement("fp32", "fp32_onnx", 5e-6, None, 1.0, (0.99, 1.0), 600, 0.4)
+    file = dataclasses.replace(exact, reference="fp32_tflite", size_ratio=1.01)
+    int8 = agreement.Agreement("int8", "int8_onnx", 0.12, 1.0, 1.0, (0.99, 1.0), 600, 1.02)
+    pairs = (exact, file, int8)
+    changed = [
+        dataclasses.replace(pair, **{k: v for k, v in changes.items() if k in kinds})
+        for pair, kinds in zip(
+            pairs, ({"max_abs_error"}, {"size_ratio"}, {"decisions_equal"}), strict=True
+        )
+    ]
+    assert verdict.same_in_onnx(changed).level == level
+
+
+def test_without_onnx_files_the_line_is_open_and_says_how_to_get_them():
+    found = verdict.same_in_onnx(())
+    assert found.level == "open"
+    assert "pip install" in found.detail

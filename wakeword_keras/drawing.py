@@ -37,6 +37,8 @@ MODEL_NAMES = {
     "qat": "QAT",
     "int8_ptq": "INT8 PTQ",
     "int8": "INT8",
+    "fp32_onnx": "FP32 ONNX",
+    "int8_onnx": "INT8 ONNX",
 }
 # Colour and line of each model, so that two curves on top of each other can still be told apart.
 _MODEL_LINES: dict[str, dict[str, Any]] = {

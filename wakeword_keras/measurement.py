@@ -12,6 +12,7 @@ import numpy as np
 import tf_keras as keras
 
 from wakeword_keras import (
+    agreement,
     confusables,
     dataset,
     evaluation,
@@ -37,6 +38,7 @@ class RunModels:
     Attributes:
       fp32, qat: in Keras.
       exported: .tflite files by model name: fp32_tflite, int8_ptq, int8.
+      onnx: .onnx files by model name, fp32_onnx and int8_onnx; empty where none were written.
       calibration_set: what set the ranges.
       training_labels: label of every training clip.
     """
@@ -44,6 +46,7 @@ class RunModels:
     fp32: keras.Model
     qat: keras.Model
     exported: Mapping[str, Path]
+    onnx: Mapping[str, Path]
     calibration_set: calibration.CalibrationSet
     training_labels: tuple[str, ...]
 
@@ -81,6 +84,7 @@ class Findings:
 
     Attributes:
       evaluated: every model on clips, and what quantization cost.
+      agreements: whether other runtimes say the same.
       layers: error layer by layer: fp32_to_int8, qat_to_int8 (of quantization alone, at the QAT
         model's weights) and fp32_to_int8_ptq.
       coverage: whether the calibration clips stand for the test clips.
@@ -90,6 +94,7 @@ class Findings:
     """
 
     evaluated: evaluation.EvaluationReport
+    agreements: tuple[agreement.Agreement, ...]
     layers: dict[str, layer_error.LayerErrors]
     coverage: coverage.Coverage
     streams: stream_evaluation.StreamReport | None
@@ -101,6 +106,7 @@ class Findings:
         streams = {} if self.streams is None else {"streams": self.streams.to_json()}
         return {
             **self.evaluated.to_json(),
+            "agreement": [dataclasses.asdict(pair) for pair in self.agreements],
             "layers": {step: errors.to_json() for step, errors in self.layers.items()},
             "calibration_coverage": self.coverage.to_json(),
             "confusables": [dataclasses.asdict(label) for label in self.mistaken],
@@ -113,6 +119,8 @@ def measure(models: RunModels, data: HeldOut) -> Findings:
     """Run every model on the same clips and streams; prints tables as they come."""
     evaluated = _clips(models, data)
     print(evaluation.console_table(evaluated), flush=True)
+    agreements = _agreements(models, evaluated)
+    print(agreement.table(agreements), flush=True)
     test = _test_set(data)
     twin = scheme.float_twin(models.qat, models.fp32)
     layers = _layers(models, twin, test)
@@ -139,7 +147,7 @@ def measure(models: RunModels, data: HeldOut) -> Findings:
         name: {kind: len(names) for kind, names in runtimes.tensor_types(path).items()}
         for name, path in models.exported.items()
     }
-    return Findings(evaluated, layers, covered, streams, mistaken, tensors)
+    return Findings(evaluated, agreements, layers, covered, streams, mistaken, tensors)
 
 
 def _clips(models: RunModels, data: HeldOut) -> evaluation.EvaluationReport:
@@ -149,6 +157,9 @@ def _clips(models: RunModels, data: HeldOut) -> evaluation.EvaluationReport:
     scorers = {name: runtimes.keras_scorer(model) for name, model in in_keras.items()}
     facts = {name: runtimes.keras_facts(model) for name, model in in_keras.items()}
     scorers, facts = scorers | exported, facts | exported_facts
+    for name, path in models.onnx.items():
+        scorers[name] = runtimes.onnx_scorer(path)
+        facts[name] = runtimes.onnx_facts(path)
 
     def scored(split: str, *conditions: str) -> Scores:
         batches = (clip_batches(data, split, name) for name in conditions)
@@ -164,6 +175,20 @@ def _clips(models: RunModels, data: HeldOut) -> evaluation.EvaluationReport:
         facts,
         output.scale,
         data.shards.wake_words,
+    )
+
+
+def _agreements(
+    models: RunModels, evaluated: evaluation.EvaluationReport
+) -> tuple[agreement.Agreement, ...]:
+    output = runtimes.output_affine(models.exported["int8"])
+    assert output is not None, "open_tflite has checked that the model is int8"
+    measured = evaluated.models.items()
+    return agreement.measure(
+        evaluated.scores,
+        {name: metrics.threshold for name, metrics in measured},
+        {name: metrics.bytes for name, metrics in measured},
+        output.scale,
     )
 
 

@@ -73,6 +73,9 @@ def evaluate(
         config.max_false_accepts_per_hour,
         chosen,
     )
+    # Exported after the report was made: there is no threshold to judge them by.
+    judged = {name: path for name, path in models.onnx.items() if name in chosen.clips.logits}
+    models = dataclasses.replace(models, onnx=judged)
     report.write(measurement.measure(models, data), run.directory, out)
     write_json(out / "corpus.json", corpus.summary())
     print(f"report: {out / 'report.html'}")

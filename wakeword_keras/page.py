@@ -41,6 +41,7 @@ def render(findings: Findings, verdicts: Sequence[Verdict], svgs: Mapping[str, s
     environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     return environment.from_string(_TEMPLATE.read_text()).render(
         report=findings.evaluated,
+        agreements=findings.agreements,
         layers=findings.layers,
         coverage=findings.coverage,
         streams=findings.streams,

@@ -26,7 +26,7 @@ from wakeword_keras.batches import DataConfig
 from wakeword_keras.corpus import Clip, Corpus, CorpusConfig, read_corpus
 from wakeword_keras.dataset import Shards
 from wakeword_keras.errors import InputError
-from wakeword_keras.export import tflite
+from wakeword_keras.export import onnx, tflite
 from wakeword_keras.features import FrontendConfig, compute
 from wakeword_keras.files import write_bytes, write_json
 from wakeword_keras.quantization import calibration, finetuning, scheme
@@ -40,6 +40,9 @@ TFLITE_FILES = {
     "int8_ptq": "model_int8_ptq.tflite",
     "int8": "model_int8.tflite",
 }
+# The models again as ONNX: name, file and the TFLite file they are translated from.
+ONNX_FILES = {"fp32_onnx": "model_fp32.onnx", "int8_onnx": "model_int8.onnx"}
+_TRANSLATED_FROM = {"fp32_onnx": "fp32_tflite", "int8_onnx": "int8"}
 # A setting's name is its flag's: the field's, behind its part's prefix unless the parts share it.
 PREFIXES = {"synthesis": "synthetic_", "frontend": "frontend_"}
 SHARED = ("clip_ms",)
@@ -154,8 +157,10 @@ def _run_models(
     calibration_set: calibration.CalibrationSet,
 ) -> measurement.RunModels:
     exported = {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
+    translated = {name: run.path("export", file) for name, file in ONNX_FILES.items()}
+    translated = {name: path for name, path in translated.items() if path.exists()}
     labels = tuple(clip.label for clip in shards.clips["train"])
-    return measurement.RunModels(fp32, qat, exported, calibration_set, labels)
+    return measurement.RunModels(fp32, qat, exported, translated, calibration_set, labels)
 
 
 def _corpus(run: RunDirectory, config: RunConfig) -> Shards:
@@ -295,7 +300,19 @@ def _export(
         }
         for name, convert in converters.items():
             write_bytes(run.path("export", TFLITE_FILES[name]), convert())
+        _export_onnx(run)
         write_json(run.path("export", "export.json"), _export_record(run))
+
+
+def _export_onnx(run: RunDirectory) -> None:
+    if not onnx.installed():
+        print(
+            "ONNX: not exported: pip install 'wakeword_keras[onnx]', then tools.export", flush=True
+        )
+        return
+    for name, source in _TRANSLATED_FROM.items():
+        content = run.path("export", TFLITE_FILES[source]).read_bytes()
+        write_bytes(run.path("export", ONNX_FILES[name]), onnx.from_tflite(content))
 
 
 def _export_record(run: RunDirectory) -> dict:

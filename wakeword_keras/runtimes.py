@@ -217,6 +217,18 @@ def keras_facts(model: Any) -> ModelFacts:
     return ModelFacts(4 * model.count_params(), None, "keras")
 
 
+def onnx_facts(path: str | os.PathLike) -> ModelFacts:
+    """Size of an ONNX file; no latency, it is not what ships.
+
+    Raises:
+      InputError: the file is missing.
+    """
+    try:
+        return ModelFacts(Path(path).stat().st_size, None, "onnxruntime")
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the model: {error.strerror}") from error
+
+
 def open_tflite(
     paths: Mapping[str, str | os.PathLike],
 ) -> tuple[dict[str, Scorer], dict[str, ModelFacts]]:

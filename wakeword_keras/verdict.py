@@ -1,8 +1,10 @@
 """A verdict for every line that a finished model is accepted by, each with its evidence."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wakeword_keras import detection
+from wakeword_keras.agreement import Agreement
 from wakeword_keras.evaluation import EvaluationReport
 from wakeword_keras.measurement import Findings
 from wakeword_keras.quantization.coverage import Coverage
@@ -14,6 +16,12 @@ DROP_AIM = 0.002
 PARITY_LIMIT_LSB = 2.0
 """99 % of clips within so many output steps of the QAT model: good."""
 PARITY_FAIR_LSB = 3.0
+ONNX_FLOAT_LIMIT = 1e-5
+"""Logits of FP32 in ONNX against Keras."""
+ONNX_DECISIONS_LIMIT = 0.995
+"""Share of clips that INT8 decides alike in ONNX and TFLite."""
+ONNX_SIZE_LIMIT = 1.3
+"""Bytes of an ONNX file over those of the TFLite file."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ def verdicts(findings: Findings) -> tuple[Verdict, ...]:
       findings: from `measurement.measure`.
 
     Returns:
-      A Verdict for accuracy, parity, false accepts, calibration and the INT8 file's types.
+      A Verdict for accuracy, parity, false accepts, calibration, the INT8 file's types and ONNX.
     """
     return (
         accuracy(findings.evaluated),
@@ -48,6 +56,7 @@ def verdicts(findings: Findings) -> tuple[Verdict, ...]:
         false_accepts(findings.streams),
         calibrated(findings.coverage),
         fully_int8(findings.tensors["int8"]),
+        same_in_onnx(findings.agreements),
     )
 
 
@@ -167,6 +176,31 @@ def fully_int8(tensors: dict[str, int]) -> Verdict:
     if floats:
         return Verdict("types", "poor", "The INT8 model holds float tensors", detail)
     return Verdict("types", "good", "The INT8 model is fully INT8", detail)
+
+
+def same_in_onnx(agreements: Sequence[Agreement]) -> Verdict:
+    """Whether the ONNX files are the models that they were translated from."""
+    line, pairs = "ONNX", {(pair.reference, pair.model): pair for pair in agreements}
+    if ("int8", "int8_onnx") not in pairs:
+        detail = "Export needs: pip install 'wakeword_keras[onnx]'."
+        return Verdict(line, "open", "No ONNX files", detail)
+    exact, int8 = pairs["fp32", "fp32_onnx"], pairs["int8", "int8_onnx"]
+    size = max(pairs["fp32_tflite", "fp32_onnx"].size_ratio, int8.size_ratio)
+    held = (
+        int8.decisions_equal >= ONNX_DECISIONS_LIMIT,
+        exact.max_abs_error <= ONNX_FLOAT_LIMIT,
+        size <= ONNX_SIZE_LIMIT,
+    )
+    level = "good" if all(held) else "fair" if held[0] else "poor"
+    return Verdict(
+        line,
+        level,
+        f"{percent(int8.decisions_equal)} of INT8's decisions are the same in ONNX",
+        f"Limit: {percent(ONNX_DECISIONS_LIMIT, 1)}; {int8.clips} clips (95 %: "
+        f"{between(int8.decisions_equal_ci95)}), logits within {int8.max_lsb:.3g} LSB. FP32: "
+        f"logits within {exact.max_abs_error:.1e} of Keras (limit {ONNX_FLOAT_LIMIT:.0e}). "
+        f"At most {size:.2f} times the TFLite file's size (limit {ONNX_SIZE_LIMIT:g}).",
+    )
 
 
 def percent(share: float, digits: int = 2) -> str:

@@ -4,6 +4,7 @@ Both kinds come from the file that ships, so an INT8 ONNX model holds the very i
 TFLite one (QDQ form, see `onnx_graph`), and the float one its folded batch norms.
 """
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,11 @@ from ai_edge_litert import schema_py_generated as schema
 
 from wakeword_keras.errors import InputError
 from wakeword_keras.export.onnx_graph import CHANNELS_FIRST, Graph, Layout, Network, Operator, parse
+
+
+def installed() -> bool:
+    """Whether the extra `onnx` is there."""
+    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
 
 
 def from_tflite(content: bytes) -> bytes:
