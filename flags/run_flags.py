@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -62,29 +63,45 @@ def read() -> RunConfig:
     return config.read(RunConfig, corpus=corpus, **parts)
 
 
-def of_run() -> RunConfig:
+def of_run(apart: Collection[str] = ()) -> RunConfig:
     """The run that --run_dir holds, from its run.flags; --cache_dir may be given anew.
 
+    Args:
+      apart: flags whose value on the command line is not meant for the run.
+
     Raises:
-      InputError: there is no run.
+      InputError: there is no run, or a flag contradicts it.
     """
     values = flags.FLAGS
     path = Path(values.run_dir, "run.flags")
     if not path.is_file():
         raise InputError(f"--run_dir={values.run_dir} holds no run: {path} is missing")
-    given = {name: values[name].value for name in ("run_dir", "cache_dir") if values[name].present}
+    given = {name: values[name].value for name in _names() if values[name].present}
+    for name in _names():
+        values[name].unparse()
     values([sys.argv[0], f"--flagfile={path}"])
     for name, value in given.items():
-        values[name].value = value
+        if name in ("run_dir", "cache_dir"):
+            values[name].value = value
+        elif name not in apart and value != values[name].value:
+            raise InputError(
+                f"--{name}={value}: {values.run_dir} was made with {values[name].value}; leave "
+                "the flag out, or train another run with it"
+            )
     return read()
 
 
 def replayable() -> str:
     """Every flag of a run, one a line, for a flagfile that repeats it."""
-    names = [name for name in sorted(flags.FLAGS) if flags.FLAGS[name].value is not None]
-    ours = {
+    names = [name for name in _names() if flags.FLAGS[name].value is not None]
+    return "".join(f"{flags.FLAGS[name].serialize()}\n" for name in names)
+
+
+def _names() -> list[str]:
+    """The flags that describe a run, sorted."""
+    names = {
         config.flag_name(field.name, PREFIXES.get(part, ""))
         for part, dataclass in {"run": RunConfig, **PARTS}.items()
         for field in dataclasses.fields(dataclass)
     }
-    return "".join(f"{flags.FLAGS[name].serialize()}\n" for name in names if name in ours)
+    return sorted(name for name in names if name in flags.FLAGS)

@@ -5,18 +5,22 @@ import tf_keras as keras
 from hypothesis import settings
 from tf_keras import layers
 
-from wakeword_keras import dataset
+from wakeword_keras import dataset, pipeline
 from wakeword_keras.augmentation import AugmentConfig
 from wakeword_keras.batches import DataConfig
 from wakeword_keras.corpus import CorpusConfig, read_corpus
 from wakeword_keras.features import FrontendConfig
-from wakeword_keras.training import TrainingData
+from wakeword_keras.quantization.finetuning import QatConfig
+from wakeword_keras.synthesis import SynthesisConfig
+from wakeword_keras.training import LossConfig, TrainConfig, TrainingData
 
 # Machines that test are shared and slow at times: an example's time proves nothing.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 CLIP_MS = 500
+# The reader who says what sounds like yes, and when.
+TONES = [("reader-1", 2.0), ("reader-3", 1.5), ("reader-5", 2.5), ("reader-0", 3.0)]
 
 
 def write_recordings(root, clips=(("yes", 8), ("no", 12))):
@@ -82,3 +86,27 @@ def tiny_model(training_data):
     x = layers.ReLU(name="relu")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, layers.Dense(1, name="logit")(x))
+
+
+@pytest.fixture(scope="session")
+def stream_run(tmp_path_factory):
+    """The settings of a whole run on tiny recordings and ambient audio; it is finished."""
+    root = tmp_path_factory.mktemp("run")
+    readers = [f"reader-{i}" for i in range(6)]
+    config = pipeline.RunConfig(
+        run_dir=str(root / "run"),
+        cache_dir=str(root / "cache"),
+        data_dir=(str(write_recordings(root / "words")),),
+        ambient_dir=(str(write_ambient(root / "ambient", readers, tones=TONES)),),
+        calibration_clips=16,
+        corpus=CorpusConfig(wake_words=("yes",), clip_ms=CLIP_MS),
+        synthesis=SynthesisConfig(),
+        frontend=FrontendConfig(),
+        augment=AugmentConfig(),
+        data=DataConfig(batch=8, echo=2, shuffle=32),
+        loss=LossConfig(),
+        train=TrainConfig(epochs=1),
+        qat=QatConfig(qat_epochs=1),
+    )
+    pipeline.run(config)
+    return config

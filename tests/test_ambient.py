@@ -110,3 +110,13 @@ def test_bad_folders_are_named(corpus, tmp_path):
     everyone = ["train-1", "train-2", "train-3"]
     with pytest.raises(InputError, match="validation split"):
         joined(corpus, write_ambient(tmp_path / "ambient", everyone))
+
+
+def test_a_corpus_that_only_tests_takes_every_speaker_whole(corpus, tmp_path):
+    folder = write_ambient(tmp_path / "ambient", SPEAKERS[:2])
+    whole = ambient.join_test(corpus, [str(folder)], CONFIG)
+    assert [(piece.speaker, piece.split) for piece in whole.streams] == [
+        (speaker, "test") for speaker in SPEAKERS[:2]
+    ]
+    assert {(piece.start_s, piece.duration_s) for piece in whole.streams} == {(0.0, 4.0)}
+    assert (whole.clips, whole.sha256) == (corpus.clips, corpus.sha256)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import write_recordings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -471,3 +472,32 @@ def test_commas_and_spaces_in_quoted_names_are_kept(tmp_path):
     manifest = (tmp_path / "manifest.csv").read_text()
     write_manifest(tmp_path, manifest + '"bed/a, b.wav",bed,,\n')
     assert "bed/a, b.wav" in by_id(read_corpus([str(tmp_path)], HAPPY))
+
+
+def test_a_corpus_that_only_tests_has_every_clip_in_that_split(tmp_path):
+    root = write_recordings(tmp_path / "words")
+    config = CorpusConfig(("yes",), clip_ms=500)
+    three = read_corpus([str(root)], config)
+    one = read_corpus([str(root)], config, only="test")
+    assert {clip.split for clip in one.clips} == {"test"}
+    assert {clip.path for clip in one.clips} == {clip.path for clip in three.clips}
+    assert one.sha256 != three.sha256
+    # Speakers, whom a manifest may not put into two splits otherwise, do not matter.
+    rows = (root / "manifest.csv").read_text()
+    moved = rows.replace("test-no-1.wav,no,test-1", "test-no-1.wav,no,train-3")
+    assert moved != rows
+    (root / "manifest.csv").write_text(moved)
+    with pytest.raises(InputError, match="train-3"):
+        read_corpus([str(root)], config)
+    read_corpus([str(root)], config, only="test")
+
+
+def test_a_corpus_that_only_tests_needs_wake_words_and_others(tmp_path):
+    root = write_recordings(tmp_path / "words", clips=(("yes", 2),))
+    for path in root.glob("*background*"):
+        path.unlink()
+    rows = (root / "manifest.csv").read_text().splitlines()
+    kept = [row for row in rows if "background" not in row]
+    (root / "manifest.csv").write_text("\n".join(kept) + "\n")
+    with pytest.raises(InputError, match=r"--data_dir: negatives .* are missing"):
+        read_corpus([str(root)], CorpusConfig(("yes",), clip_ms=500), only="test")

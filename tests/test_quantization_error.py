@@ -9,21 +9,15 @@ from sklearn.metrics import roc_auc_score
 from test_evaluation import SCALE, make_scores, random_split
 
 from wakeword_keras import detection, quantization_error
-from wakeword_keras.scores import FALSE_POSITIVE_RATE, decisions, resample
+from wakeword_keras.scores import decisions
+from wakeword_keras.thresholds import choose
 
 
-def thresholds_of(validation):
-    return {
-        name: detection.threshold_for_false_positive_rate(
-            logits.max(axis=1), validation.labels >= 0, FALSE_POSITIVE_RATE
-        )
-        for name, logits in validation.logits.items()
-    }
-
-
-def measured(validation, test, words=("happy",), thresholds=None):
-    thresholds = thresholds or thresholds_of(validation)
-    return quantization_error.measure(validation, test, thresholds, SCALE, words)
+def measured(validation, test, words=("happy",), limits=None):
+    chosen = choose(validation)
+    if limits:
+        chosen = dataclasses.replace(chosen, logits=limits)
+    return quantization_error.measure(chosen, test, SCALE, words)
 
 
 def noisy_split(seed, noise=0.5, words=1, count=300):
@@ -122,29 +116,6 @@ def test_intervals_are_paired_a_constant_shift_has_no_spread():
     assert step.decisions_flipped == 0
 
 
-@given(st.integers(0, 1000), st.integers(4, 60))
-@settings(max_examples=40)
-def test_drawn_thresholds_are_those_of_the_repeated_clips(seed, count):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(-1, 1, count)
-    labels[:2] = (-1, 0)
-    # Few distinct scores, so that ties are common.
-    scores = make_scores(rng.integers(-6, 7, (count, 1)) / 4, labels)
-    _, resamples = resample(scores)
-    logits = scores.logits["fp32"][:, 0]
-    drawn = quantization_error._threshold_draws(logits, labels >= 0, resamples)
-    for draw, threshold in list(zip(resamples.draws, drawn, strict=True))[:8]:
-        times = draw[resamples.unit_of_clip].astype(int)
-        repeated = np.repeat(labels, times) >= 0
-        if repeated.all():
-            assert np.isnan(threshold)
-        elif repeated.any():
-            expected = detection.threshold_for_false_positive_rate(
-                np.repeat(logits, times), repeated, FALSE_POSITIVE_RATE
-            )
-            assert threshold == pytest.approx(expected, abs=1e-6)
-
-
 def test_flips_by_hand_the_hardest_first():
     labels = [0, 0, -1, -1]
     fp32 = np.array([[3.0], [1.0], [-1.0], [-4.0]])
@@ -152,7 +123,7 @@ def test_flips_by_hand_the_hardest_first():
     test = make_scores(fp32, labels, int8=int8)
     validation = make_scores(*random_split(0))
     limits = dict.fromkeys(validation.logits, 0.0) | {"int8": -0.25}
-    flips = measured(validation, test, thresholds=limits).steps["fp32_to_int8"].flips
+    flips = measured(validation, test, limits=limits).steps["fp32_to_int8"].flips
     assert [flip.clip_id for flip in flips] == ["clip3", "clip2", "clip1"]
     first, second, last = flips
     # 4 below FP32's threshold of 0 and 5.25 above INT8's of -0.25.
@@ -180,7 +151,7 @@ def test_severity_of_a_flip_between_two_words_is_weighed_by_their_logits():
 
 def test_flips_are_exactly_the_clips_decided_differently(noisy):
     validation, test = noisy
-    limits = thresholds_of(validation)
+    limits = choose(validation).logits
     for step in measured(validation, test).steps.values():
         decided = [decisions(test.logits[n], limits[n]) for n in (step.reference, step.model)]
         expected = {test.clip_ids[i] for i in np.flatnonzero(decided[0] != decided[1])}
@@ -197,7 +168,7 @@ def test_histogram_is_signed_and_centred_on_no_error():
     step = measured(
         make_scores(*random_split(0)),
         make_scores(fp32, labels, int8=int8),
-        thresholds=dict.fromkeys(("fp32", "qat", "int8", "int8_ptq", "fp32_tflite"), -9.0),
+        limits=dict.fromkeys(("fp32", "qat", "int8", "int8_ptq", "fp32_tflite"), -9.0),
     ).steps["fp32_to_int8"]
     edges, counts = np.array(step.score_histogram_edges), np.array(step.score_histogram)
     assert (edges[0], edges[-1], len(counts) % 2) == (-2.0, 2.0, 1)
@@ -229,11 +200,11 @@ def test_a_reference_that_is_never_right_is_refused_and_an_int8_model_has_lost_a
     validation = make_scores(*random_split(0))
     limits = dict.fromkeys(validation.logits, 0.0)
     broken = measured(
-        validation, make_scores(right, labels, int8=wrong, int8_ptq=wrong), thresholds=limits
+        validation, make_scores(right, labels, int8=wrong, int8_ptq=wrong), limits=limits
     )
     assert broken.relative_accuracy_drop == 1.0
     with pytest.raises(ValueError, match="qat decides no"):
-        measured(validation, make_scores(right, labels, qat=wrong), thresholds=limits)
+        measured(validation, make_scores(right, labels, qat=wrong), limits=limits)
 
 
 def test_steps_are_json(noisy):

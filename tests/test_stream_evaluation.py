@@ -6,7 +6,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from conftest import CLIP_MS, write_ambient, write_recordings
+from conftest import CLIP_MS, TONES, write_ambient, write_recordings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,23 +24,16 @@ from wakeword_keras import (
     streaming,
 )
 from wakeword_keras.affine import Affine, dequantize, quantize
-from wakeword_keras.augmentation import AugmentConfig
-from wakeword_keras.batches import DataConfig
 from wakeword_keras.corpus import Clip, CorpusConfig, read_corpus
 from wakeword_keras.dataset import ClipInfo, Shards
 from wakeword_keras.events import PROBABILITY_ONE, StreamConfig
 from wakeword_keras.features import FrontendConfig
-from wakeword_keras.quantization.finetuning import QatConfig
 from wakeword_keras.stream_scoring import Ear, SplitAudio, StreamModel, Tracks
-from wakeword_keras.synthesis import SynthesisConfig
-from wakeword_keras.training import LossConfig, TrainConfig
 
 CONFIG = StreamConfig(stride_ms=50, average_ms=50, refractory_ms=200)  # 4 steps
 FRONTEND = FrontendConfig()
 EAR = Ear(FRONTEND, FRONTEND.num_frames(CLIP_MS * 16), CONFIG)
 OUTPUT = Affine(0.064, -18)
-# The reader who says what sounds like yes, and when.
-TONES = [("reader-1", 2.0), ("reader-3", 1.5), ("reader-5", 2.5), ("reader-0", 3.0)]
 
 
 # Metrics, on tracks made by hand: percent of PROBABILITY_ONE.
@@ -336,30 +329,8 @@ def test_zero_false_accepts_have_a_place_of_their_own_on_the_plot():
 # The whole line on tiny recordings.
 
 
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    root = tmp_path_factory.mktemp("run")
-    readers = [f"reader-{i}" for i in range(6)]
-    config = pipeline.RunConfig(
-        run_dir=str(root / "run"),
-        cache_dir=str(root / "cache"),
-        data_dir=(str(write_recordings(root / "words")),),
-        ambient_dir=(str(write_ambient(root / "ambient", readers, tones=TONES)),),
-        calibration_clips=16,
-        corpus=CorpusConfig(wake_words=("yes",), clip_ms=CLIP_MS),
-        synthesis=SynthesisConfig(),
-        frontend=FRONTEND,
-        augment=AugmentConfig(),
-        data=DataConfig(batch=8, echo=2, shuffle=32),
-        loss=LossConfig(),
-        train=TrainConfig(epochs=1),
-        qat=QatConfig(qat_epochs=1),
-    )
-    pipeline.run(config)
-    return root / "run"
-
-
-def test_a_run_reports_its_streams_and_the_bundle_carries_their_threshold(run_dir):
+def test_a_run_reports_its_streams_and_the_bundle_carries_their_threshold(stream_run):
+    run_dir = Path(stream_run.run_dir)
     whole = json.loads((run_dir / "report" / "report.json").read_text())
     schema = Path(pipeline.__file__).with_name("report_schema.json")
     jsonschema.validate(whole, json.loads(schema.read_text()))

@@ -1,19 +1,59 @@
-"""Evaluate a finished run again: every runtime on its test clips, report and bundle.
+"""Evaluate finished runs: again, on other recordings, or side by side.
 
 python -m tools.evaluate --run_dir=runs/happy
+  Every runtime on the run's test clips; report and bundle are written again.
+
+python -m tools.evaluate --run_dir=runs/happy --data_dir=office --ambient_dir=radio
+  The run on other recordings, all of which test, at the thresholds that it has. The report goes to
+  runs/happy/report_on_office, or to --report_dir. --ambient_dir may be left out.
+
+python -m tools.evaluate --compare runs/happy runs/happy2 runs/happy3
+  One table, and one picture in runs/comparison or --report_dir. Reads the reports, scores nothing;
+  takes reports on other data too (runs/happy/report_on_office runs/happy2/report_on_office).
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
 
 from flags import run_flags
 from tools import command
-from wakeword_keras import pipeline
+from wakeword_keras import comparison, other_data, pipeline
+from wakeword_keras.errors import InputError
+
+_COMPARE = flags.DEFINE_bool("compare", False, "compare the runs that are named behind it")
+_REPORT_DIR = flags.DEFINE_string(
+    "report_dir", "", "where the report on other data, or the picture of --compare, is written"
+)
+# Flags may stand behind the runs that --compare names.
+flags.FLAGS.set_gnu_getopt()
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Do the last stages of the run in --run_dir again."""
+    """Evaluate the run in --run_dir, or compare the runs named as arguments."""
+    if _COMPARE.value:
+        comparison.compare(arguments, _REPORT_DIR.value or "runs/comparison")
+        return
     command.refuse_arguments(arguments)
-    pipeline.run(run_flags.of_run(), again=("report", "firmware"))
+    other = [flags.FLAGS[name] for name in ("data_dir", "ambient_dir")]
+    data, ambient = (tuple(flag.value) if flag.present else () for flag in other)
+    config = run_flags.of_run(apart=("data_dir", "ambient_dir"))
+    # The run's own flagfile names the run's own recordings.
+    own = data in ((), config.data_dir) and ambient in ((), config.ambient_dir)
+    if own and _REPORT_DIR.value:
+        raise InputError("--report_dir: give --data_dir, other recordings, or --compare with it")
+    if own:
+        pipeline.run(config, again=("report", "firmware"))
+        return
+    if not data:
+        raise InputError(
+            "--ambient_dir: give --data_dir too, with other clips of "
+            f"{', '.join(config.corpus.wake_words)}"
+        )
+    folder = Path(data[0]).resolve().name
+    out = _REPORT_DIR.value or str(Path(config.run_dir, f"report_on_{folder}"))
+    other_data.evaluate(config, data, ambient, out)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,18 @@ from wakeword_keras.corpus import (
     Clip,
     Corpus,
     CorpusConfig,
-    fingerprints,
     hash_clips,
 )
 from wakeword_keras.errors import InputError
-from wakeword_keras.recordings import SPLITS, TRAIN, Recording, few, list_ambient
+from wakeword_keras.recordings import (
+    SPLITS,
+    TEST,
+    TRAIN,
+    Recording,
+    few,
+    fingerprints,
+    list_ambient,
+)
 
 
 def join(corpus: Corpus, ambient_dirs: Sequence[str], config: CorpusConfig) -> Corpus:
@@ -44,11 +51,7 @@ def join(corpus: Corpus, ambient_dirs: Sequence[str], config: CorpusConfig) -> C
       InputError: a folder or a file is wrong, or there is too little for three splits.
     """
     messages = list(corpus.messages)
-    recordings = list_ambient(ambient_dirs)
-    prints = fingerprints(recordings, config, messages)
-    contents = {path: content for path, (_, content) in prints.items()}
-    recordings = list(_without_copies(recordings, contents, corpus, messages))
-    seconds = {recording.path: prints[recording.path][0].seconds for recording in recordings}
+    recordings, seconds, contents = _read(corpus, ambient_dirs, config, messages)
     # Pieces of noise are split by time: whose name they carry says nothing.
     pinned = {clip.speaker: clip.split for clip in corpus.clips if clip.group != NOISE}
     pieces = list(_split(recordings, seconds, pinned, messages))
@@ -67,6 +70,43 @@ def join(corpus: Corpus, ambient_dirs: Sequence[str], config: CorpusConfig) -> C
         contents=corpus.contents | contents,
         streams=tuple(streams),
     )
+
+
+def join_test(corpus: Corpus, ambient_dirs: Sequence[str], config: CorpusConfig) -> Corpus:
+    """Add ambient recordings to a corpus that only tests: all of them whole, as test streams.
+
+    Args:
+      corpus: from `read_corpus`.
+      ambient_dirs: folders of long recordings, `<speaker>/.../<recording>`.
+      config: whether bad files are skipped.
+
+    Returns:
+      The corpus with `streams`; its hash covers clips alone.
+
+    Raises:
+      InputError: a folder or a file is wrong.
+    """
+    messages = list(corpus.messages)
+    recordings, seconds, contents = _read(corpus, ambient_dirs, config, messages)
+    pieces = [_piece(r, TEST, 0.0, seconds[r.path]) for r in recordings]
+    return replace(
+        corpus,
+        messages=tuple(messages),
+        contents=corpus.contents | contents,
+        streams=tuple(sorted(pieces, key=lambda piece: piece.clip_id)),
+    )
+
+
+def _read(
+    corpus: Corpus, ambient_dirs: Sequence[str], config: CorpusConfig, messages: list[str]
+) -> tuple[list[Recording], dict[str, float], dict[str, str]]:
+    """Recordings that the corpus does not hold; seconds and content by path."""
+    recordings = list_ambient(ambient_dirs)
+    prints = fingerprints(recordings, config.skip_bad_audio, messages)
+    contents = {path: content for path, (_, content) in prints.items()}
+    recordings = list(_without_copies(recordings, contents, corpus, messages))
+    seconds = {recording.path: prints[recording.path][0].seconds for recording in recordings}
+    return recordings, seconds, contents
 
 
 def split_speakers(seconds: Mapping[str, float], pinned: Mapping[str, str]) -> dict[str, str]:

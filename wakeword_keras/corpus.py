@@ -15,13 +15,9 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
-from tqdm import tqdm
-
-from wakeword_keras import audio
 from wakeword_keras.errors import InputError
 from wakeword_keras.recordings import (
     NOISE_LABELS,
@@ -31,6 +27,7 @@ from wakeword_keras.recordings import (
     VALIDATION,
     Recording,
     few,
+    fingerprints,
     list_recordings,
 )
 
@@ -146,7 +143,7 @@ def hash_split(speaker: str, validation_percent: float, test_percent: float) -> 
     return TEST if percent < validation_percent + test_percent else TRAIN
 
 
-def read_corpus(data_dirs: Sequence[str], config: CorpusConfig) -> Corpus:
+def read_corpus(data_dirs: Sequence[str], config: CorpusConfig, only: str | None = None) -> Corpus:
     """List, check and split the clips of one or more data folders.
 
     Every file is decoded once, in bounded memory, which proves it sound and finds copies: a clip
@@ -156,17 +153,21 @@ def read_corpus(data_dirs: Sequence[str], config: CorpusConfig) -> Corpus:
     Args:
       data_dirs: folders in one of the two layouts of the module's docstring; they are merged.
       config: wake words, splits and clip length.
+      only: a split that every clip is put into, whatever a manifest says; None for all three.
 
     Returns:
-      The corpus; each wake word and the negatives have clips in every split.
+      The corpus; each wake word and the negatives have clips in every split, or in `only`.
 
     Raises:
       InputError: a folder, a manifest, an audio file or a wake word is wrong.
     """
     recordings, messages = list_recordings(data_dirs)
+    if only:
+        recordings = [replace(recording, split=only) for recording in recordings]
+    splits = (only,) if only else SPLITS
     _check_wake_words(recordings, data_dirs, config)
     assigned = _assigned_splits(recordings)
-    prints = fingerprints(recordings, config, messages)
+    prints = fingerprints(recordings, config.skip_bad_audio, messages)
     clips: list[Clip] = []
     contents: dict[str, str] = {}
     for recording in recordings:
@@ -176,8 +177,8 @@ def read_corpus(data_dirs: Sequence[str], config: CorpusConfig) -> Corpus:
             clips += pieces
             contents |= dict.fromkeys((piece.clip_id for piece in pieces), content)
     clips = _drop_copies(sorted(clips, key=lambda clip: clip.clip_id), contents, messages)
-    _check_splits(clips, config)
-    messages += _remarks(clips, recordings, config)
+    _check_splits(clips, config, splits)
+    messages += _remarks(clips, recordings, config, splits)
     sha256 = hash_clips(clips, contents, config.wake_words)
     by_path = {path: content for path, (_, content) in prints.items()}
     return Corpus(config.wake_words, tuple(clips), sha256, tuple(messages), by_path)
@@ -216,36 +217,6 @@ def _assigned_splits(recordings: Iterable[Recording]) -> dict[str, str]:
                     f"({earlier.path}); put each speaker into one split"
                 )
     return {speaker: str(recording.split) for speaker, recording in first.items()}
-
-
-def fingerprints(
-    recordings: Sequence[Recording], config: CorpusConfig, messages: list[str]
-) -> dict[str, tuple[audio.AudioInfo, str]]:
-    """What each sound file holds, by path; InputError on a bad one unless they are skipped."""
-
-    def attempt(recording: Recording) -> tuple[audio.AudioInfo, str] | InputError:
-        try:
-            return audio.fingerprint(recording.path)
-        except InputError as error:
-            return error
-
-    prints: dict[str, tuple[audio.AudioInfo, str]] = {}
-    bad: dict[str, InputError] = {}
-    with ThreadPoolExecutor() as pool:
-        results = zip(recordings, pool.map(attempt, recordings), strict=True)
-        for recording, result in tqdm(
-            results, "reading corpus", len(recordings), unit="file", disable=None
-        ):
-            if isinstance(result, InputError):
-                bad[recording.path] = result
-            else:
-                prints[recording.path] = result
-    if bad and not config.skip_bad_audio:
-        more = f" ({len(bad)} such files)" if len(bad) > 1 else ""
-        raise InputError(f"{next(iter(bad.values()))}, or pass --skip_bad_audio to go on{more}")
-    if bad:
-        messages.append(f"{len(bad)} unreadable audio files skipped: {few(list(bad))}")
-    return prints
 
 
 def _cut(
@@ -324,16 +295,18 @@ def _drop_copies(
     return [clip for clip in clips if clip.clip_id not in leaks and clip.clip_id not in repeats]
 
 
-def _check_splits(clips: Sequence[Clip], config: CorpusConfig) -> None:
+def _check_splits(clips: Sequence[Clip], config: CorpusConfig, splits: Sequence[str]) -> None:
     def name(clip: Clip) -> str:
         return clip.label if clip.group == POSITIVE else ""
 
     counts = Counter((name(clip), clip.split) for clip in clips)
     for word in (*config.wake_words, ""):
-        found = {split: counts[word, split] for split in SPLITS}
+        found = {split: counts[word, split] for split in splits}
         if not all(found.values()):
             listed = ", ".join(f"{split} {count}" for split, count in found.items())
             what = f"--wake_words={word}: clips" if word else "negatives (other speech, noise)"
+            if len(splits) == 1:
+                raise InputError(f"--data_dir: {what} are missing there; add some")
             raise InputError(
                 f"{what} are missing from a split ({listed}); add clips of more speakers, "
                 "or change --validation_percent, --test_percent or the manifest's splits"
@@ -341,7 +314,10 @@ def _check_splits(clips: Sequence[Clip], config: CorpusConfig) -> None:
 
 
 def _remarks(
-    clips: Sequence[Clip], recordings: Iterable[Recording], config: CorpusConfig
+    clips: Sequence[Clip],
+    recordings: Iterable[Recording],
+    config: CorpusConfig,
+    splits: Sequence[str],
 ) -> Iterator[str]:
     unknown = [
         recording.recording_id
@@ -362,7 +338,7 @@ def _remarks(
         yield f"{len(long)} wake words longer than {config.clip_ms} ms, kept whole: {few(long)}"
     present = {(clip.group, clip.split) for clip in clips}
     for group in (SPEECH, NOISE):
-        missing = [split for split in SPLITS if (group, split) not in present]
+        missing = [split for split in splits if (group, split) not in present]
         if missing:
             yield f"no {group} negatives in {', '.join(missing)}"
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wakeword_keras import detection, quantization_error
+from wakeword_keras import detection, quantization_error, thresholds
 from wakeword_keras.errors import InputError
 from wakeword_keras.quantization_error import QuantizationError
 from wakeword_keras.runtimes import ModelFacts
@@ -36,6 +36,7 @@ from wakeword_keras.scores import (
     score,
     widened_interval,
 )
+from wakeword_keras.thresholds import Thresholds
 
 __all__ = ["ClipBatch", "EvaluationReport", "ModelMetrics", "Scores", "evaluate", "score"]
 
@@ -94,7 +95,7 @@ class EvaluationReport:
 
 
 def evaluate(
-    validation: Scores,
+    validation: Scores | Thresholds,
     test: Scores,
     warm_test: Scores | None,
     facts: Mapping[str, ModelFacts],
@@ -104,7 +105,7 @@ def evaluate(
     """Measure every model and what became of it from FP32 to INT8.
 
     Args:
-      validation: scores that choose the thresholds.
+      validation: scores that choose the thresholds, or those that were chosen before.
       test: scores that are reported; models "fp32", "qat" and "int8" at least.
       warm_test: scores of the same test clips with a warmed front end, or None.
       facts: size and latency of every model in `test`.
@@ -120,17 +121,12 @@ def evaluate(
     """
     words = tuple(wake_words)
     _check_together(validation, test, warm_test, facts, words)
-    thresholds = {
-        name: detection.threshold_for_false_positive_rate(
-            validation.logits[name].max(axis=1), validation.labels >= 0, FALSE_POSITIVE_RATE
-        )
-        for name in test.logits
-    }
+    chosen = thresholds.choose(validation) if isinstance(validation, Scores) else validation
     units, resamples = resample(test)
 
     def measured(scores: Scores) -> dict[str, ModelMetrics]:
         return {
-            name: _metrics(logits, scores.labels, thresholds[name], facts[name], resamples)
+            name: _metrics(logits, scores.labels, chosen.logits[name], facts[name], resamples)
             for name, logits in scores.logits.items()
         }
 
@@ -140,19 +136,17 @@ def evaluate(
         positives=int(np.count_nonzero(test.labels >= 0)),
         speakers=len(set(test.speakers) - {""}),
         interval_units=units,
-        validation_positives=int(np.count_nonzero(validation.labels >= 0)),
-        validation_negatives=int(np.count_nonzero(validation.labels < 0)),
+        validation_positives=chosen.positives,
+        validation_negatives=chosen.negatives,
         models=measured(test),
-        quantization_error=quantization_error.measure(
-            validation, test, thresholds, output_scale, words
-        ),
+        quantization_error=quantization_error.measure(chosen, test, output_scale, words),
         warm=measured(warm_test) if warm_test is not None else {},
         scores=test,
     )
 
 
 def _check_together(
-    validation: Scores,
+    validation: Scores | Thresholds,
     test: Scores,
     warm_test: Scores | None,
     facts: Mapping[str, ModelFacts],
@@ -169,7 +163,14 @@ def _check_together(
         raise ValueError(
             f"warm test scores hold models that test does not: {set(warm_test.logits)}"
         )
-    for split, scores in (("validation", validation), ("test", test)):
+    splits = {"test": test}
+    if isinstance(validation, Scores):
+        splits = {"validation": validation, "test": test}
+        if not (validation.labels >= 0).any():
+            raise InputError(
+                f"the validation split has no clip of {', '.join(words)}: add speakers"
+            )
+    for split, scores in splits.items():
         shapes = {logits.shape for logits in scores.logits.values()}
         if shapes != {(len(scores.labels), len(words))}:
             raise ValueError(f"{split}: logits {shapes} for {len(scores.labels)} clips, {words}")
@@ -178,8 +179,6 @@ def _check_together(
     for index, word in enumerate(words):
         if not (test.labels == index).any():
             raise InputError(f"the test split has no clip of {word!r}: add recordings or speakers")
-    if not (validation.labels >= 0).any():
-        raise InputError(f"the validation split has no clip of {', '.join(words)}: add speakers")
 
 
 def _metrics(

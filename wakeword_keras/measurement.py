@@ -28,6 +28,7 @@ from wakeword_keras.export import tflite
 from wakeword_keras.features import FrontendConfig
 from wakeword_keras.quantization import calibration, coverage, scheme
 from wakeword_keras.scores import ClipBatch, Scores, score
+from wakeword_keras.thresholds import Thresholds
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class RunModels:
       exported: .tflite files by model name: fp32_tflite, int8_ptq, int8.
       onnx: .onnx files by model name, fp32_onnx and int8_onnx; empty where none were written.
       calibration_set: what set the ranges.
+      training_labels: label of every training clip.
     """
 
     fp32: keras.Model
@@ -46,6 +48,15 @@ class RunModels:
     exported: Mapping[str, Path]
     onnx: Mapping[str, Path]
     calibration_set: calibration.CalibrationSet
+    training_labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Thresholds that were chosen before, for clips and, by model, for streams; may be none."""
+
+    clips: Thresholds
+    streams: Mapping[str, stream_evaluation.Choice]
 
 
 @dataclass(frozen=True)
@@ -57,12 +68,14 @@ class HeldOut:
       frontend: the front end.
       ambient: pieces of long recordings without a wake word, of validation and test; may be none.
       max_false_accepts_per_hour: budget for the thresholds in streams.
+      chosen: thresholds; without, validation chooses them, with, only test is used.
     """
 
     shards: Shards
     frontend: FrontendConfig
     ambient: Sequence[Clip]
     max_false_accepts_per_hour: float
+    chosen: Chosen | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +130,7 @@ def measure(models: RunModels, data: HeldOut) -> Findings:
         calibration.read_ranges(models.qat),
         data.frontend.input_affine,
         models.calibration_set,
-        [clip.label for clip in data.shards.clips["train"]],
+        models.training_labels,
         test,
     )
     for warning in covered.warnings:
@@ -156,7 +169,7 @@ def _clips(models: RunModels, data: HeldOut) -> evaluation.EvaluationReport:
     assert output is not None, "open_tflite has checked that the model is int8"
     return evaluation.evaluate(
         # The device's front end is warm, a test set's cold: one threshold has to serve both.
-        scored("validation", *dataset.CONDITIONS),
+        data.chosen.clips if data.chosen else scored("validation", *dataset.CONDITIONS),
         scored("test", "cold"),
         scored("test", "warm"),
         facts,
@@ -224,14 +237,14 @@ def _layers(
 
 def _streams(models: RunModels, data: HeldOut) -> stream_evaluation.StreamReport:
     """What is exported, listening to the held-out ambient audio."""
-    validation, test = (
-        stream_scoring.split_audio(data.shards, data.ambient, split)
-        for split in ("validation", "test")
-    )
+
+    def audio_of(split: str) -> stream_scoring.SplitAudio:
+        return stream_scoring.split_audio(data.shards, data.ambient, split)
+
     frames = data.frontend.num_frames(data.shards.clip_samples)
     return stream_evaluation.evaluate(
-        validation,
-        test,
+        data.chosen.streams if data.chosen else audio_of("validation"),
+        audio_of("test"),
         stream_scoring.open_models(models.exported),
         stream_scoring.Ear(data.frontend, frames, StreamConfig()),
         data.max_false_accepts_per_hour,

@@ -118,12 +118,49 @@ def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> N
     qat = _qat(run, config, shards, fp32, calibration_set)
     _export(run, fp32, qat, calibration_set)
     if not (run.done("report") and run.done("firmware")):
-        exported = {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
-        translated = {name: run.path("export", file) for name, file in ONNX_FILES.items()}
-        translated = {name: path for name, path in translated.items() if path.exists()}
-        run_models = measurement.RunModels(fp32, qat, exported, translated, calibration_set)
+        run_models = _run_models(run, shards, fp32, qat, calibration_set)
         _firmware(run, config, _report(run, config, shards, run_models))
     print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
+
+
+def open_finished(config: RunConfig) -> tuple[RunDirectory, Shards, measurement.RunModels]:
+    """Open a run that is done, to measure its models on other data.
+
+    Args:
+      config: that it was made with.
+
+    Returns:
+      Its directory, its clips (read again where their cache is gone) and its models.
+
+    Raises:
+      InputError: a stage is missing, or the run is of another configuration.
+    """
+    run = RunDirectory(config.run_dir, _flat(config), STAGES)
+    missing = [stage for stage in STAGES if not run.done(stage)]
+    if missing:
+        raise InputError(
+            f"{config.run_dir} is not finished, {missing[0]} is not done: "
+            f"python -m tools.train --flagfile={run.path('run.flags')}"
+        )
+    shards = _corpus(run, config)
+    fp32 = _fp32(run, config, shards)
+    calibration_set = _calibration_set(config, shards)
+    qat = _qat(run, config, shards, fp32, calibration_set)
+    return run, shards, _run_models(run, shards, fp32, qat, calibration_set)
+
+
+def _run_models(
+    run: RunDirectory,
+    shards: Shards,
+    fp32: keras.Model,
+    qat: keras.Model,
+    calibration_set: calibration.CalibrationSet,
+) -> measurement.RunModels:
+    exported = {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
+    translated = {name: run.path("export", file) for name, file in ONNX_FILES.items()}
+    translated = {name: path for name, path in translated.items() if path.exists()}
+    labels = tuple(clip.label for clip in shards.clips["train"])
+    return measurement.RunModels(fp32, qat, exported, translated, calibration_set, labels)
 
 
 def _corpus(run: RunDirectory, config: RunConfig) -> Shards:

@@ -3,7 +3,8 @@
 Every step compares two models on the same test clips, each at its own threshold from validation.
 Differences are positive when the later model is worse. Intervals are 95 %, bootstrap over
 speakers, both models on the same draws; counts are widened to Wilson's interval, because
-resampling cannot see what did not happen. Threshold shifts are drawn over validation speakers.
+resampling cannot see what did not happen. Threshold shifts are drawn over validation speakers
+(see thresholds.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,8 @@ from wakeword_keras.scores import (
     resample,
     widened_interval,
 )
+from wakeword_keras.thresholds import STEPS, Thresholds
 
-STEPS = (("fp32", "qat"), ("qat", "int8"), ("fp32", "int8"), ("fp32", "int8_ptq"))
-"""From which model to which; named "fp32_to_qat" and so on."""
 _BINS = 41  # odd: the middle one holds no error
 
 
@@ -116,7 +116,6 @@ class _Model:
 
     logits: NDArray[np.float32]
     threshold: float
-    threshold_draws: NDArray[np.float64]
     decided: NDArray[np.intp]
     right: NDArray[np.bool_]
     roc_auc: float
@@ -126,18 +125,16 @@ class _Model:
 
 
 def measure(
-    validation: Scores,
+    thresholds: Thresholds,
     test: Scores,
-    thresholds: Mapping[str, float],
     output_scale: float,
     wake_words: Sequence[str],
 ) -> QuantizationError:
     """Compare the models of every step on the test clips.
 
     Args:
-      validation: scores that chose the thresholds, with positives and negatives.
+      thresholds: of every model in `test`, and how they shift from step to step.
       test: models "fp32", "qat" and "int8"; "int8_ptq" where there is one.
-      thresholds: by model, in logits.
       output_scale: logits per LSB of the INT8 model's output.
       wake_words: names, in the order of the logits.
 
@@ -150,14 +147,15 @@ def measure(
     if not output_scale > 0:
         raise ValueError(f"output scale must be positive, got {output_scale}")
     _, resamples = resample(test)
-    _, validation_resamples = resample(validation)
     models = {
-        name: _model(name, validation, test, thresholds[name], resamples, validation_resamples)
+        name: _model(test.logits[name], test.labels, thresholds.logits[name], resamples)
         for name in dict.fromkeys(name for step in STEPS for name in step)
         if name in test.logits
     }
     steps = {
-        f"{reference}_to_{model}": _step((reference, model), models, test, wake_words, resamples)
+        f"{reference}_to_{model}": _step(
+            (reference, model), models, thresholds, test, wake_words, resamples
+        )
         for reference, model in STEPS
         if model in models
     }
@@ -184,28 +182,22 @@ def measure(
 
 
 def _model(
-    name: str,
-    validation: Scores,
-    test: Scores,
+    logits: NDArray[np.float32],
+    labels: NDArray[np.int32],
     threshold: float,
     resamples: detection.Resamples,
-    validation_resamples: detection.Resamples,
 ) -> _Model:
-    logits = test.logits[name]
     decided = decisions(logits, threshold)
-    right = decided == test.labels
-    roc_auc, recall, draws = ranking(logits, test.labels, resamples)
+    right = decided == labels
+    roc_auc, recall, draws = ranking(logits, labels, resamples)
     recall_draws = draws.recall
     if logits.shape[1] > 1:  # misses are of any wake word, as false accepts are
-        pair = logits.max(axis=1), test.labels >= 0
+        pair = logits.max(axis=1), labels >= 0
         recall = detection.recall_at_false_positive_rate(*pair, FALSE_POSITIVE_RATE)
         recall_draws = detection.resampled_ranking(*pair, FALSE_POSITIVE_RATE, resamples).recall
     return _Model(
         logits,
         threshold,
-        _threshold_draws(
-            validation.logits[name].max(axis=1), validation.labels >= 0, validation_resamples
-        ),
         decided,
         right,
         roc_auc,
@@ -215,29 +207,10 @@ def _model(
     )
 
 
-def _threshold_draws(
-    scores: NDArray[np.float32], positive: NDArray[np.bool_], resamples: detection.Resamples
-) -> NDArray[np.float64]:
-    """`detection.threshold_for_false_positive_rate` under every draw; NaN without negatives."""
-    falling, group = np.unique(-scores.astype(np.float64), return_inverse=True)
-    distinct = -falling
-    drawn = np.full(len(resamples.draws), np.nan)
-    for i, draw in enumerate(resamples.draws):
-        times = draw[resamples.unit_of_clip]
-        present = np.bincount(group, weights=times) > 0
-        negatives = np.cumsum(np.bincount(group, weights=times * ~positive))[present]
-        if not negatives[-1]:
-            continue
-        values = distinct[present]
-        firing = int(np.count_nonzero(negatives / negatives[-1] <= FALSE_POSITIVE_RATE))
-        below = values[min(firing, len(values) - 1)]
-        drawn[i] = (values[max(firing - 1, 0)] + below) / 2
-    return drawn
-
-
 def _step(
     names: tuple[str, str],
     models: Mapping[str, _Model],
+    thresholds: Thresholds,
     test: Scores,
     wake_words: Sequence[str],
     resamples: detection.Resamples,
@@ -268,9 +241,7 @@ def _step(
             before.recall_draws - after.recall_draws
         ),
         threshold_shift=after.threshold - before.threshold,
-        threshold_shift_ci95=detection.percentile_interval(
-            after.threshold_draws - before.threshold_draws
-        ),
+        threshold_shift_ci95=thresholds.shift_ci95["{}_to_{}".format(*names)],
         score_mean_abs_error=float(absolute.mean()),
         score_mean_abs_error_ci95=detection.percentile_interval(
             detection.resampled_mean(absolute.mean(axis=1), resamples)

@@ -1,4 +1,4 @@
-"""The recordings in a data folder as they are listed, before any is opened.
+"""The recordings in a data folder: listed before any is opened, then what each file holds.
 
 A data folder is either `<label>/<clips>` or has a `manifest.csv` with the columns
 `path,label[,speaker][,split][,weight]`, paths relative to the manifest; with a manifest, only what
@@ -13,8 +13,11 @@ import csv
 import math
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 from wakeword_keras import audio
 from wakeword_keras.errors import InputError
@@ -115,6 +118,36 @@ def list_ambient(ambient_dirs: Sequence[str]) -> list[Recording]:
                 )
             )
     return recordings
+
+
+def fingerprints(
+    recordings: Sequence[Recording], skip_bad_audio: bool, messages: list[str]
+) -> dict[str, tuple[audio.AudioInfo, str]]:
+    """What each sound file holds, by path; InputError on a bad one unless they are skipped."""
+
+    def attempt(recording: Recording) -> tuple[audio.AudioInfo, str] | InputError:
+        try:
+            return audio.fingerprint(recording.path)
+        except InputError as error:
+            return error
+
+    prints: dict[str, tuple[audio.AudioInfo, str]] = {}
+    bad: dict[str, InputError] = {}
+    with ThreadPoolExecutor() as pool:
+        results = zip(recordings, pool.map(attempt, recordings), strict=True)
+        for recording, result in tqdm(
+            results, "reading corpus", len(recordings), unit="file", disable=None
+        ):
+            if isinstance(result, InputError):
+                bad[recording.path] = result
+            else:
+                prints[recording.path] = result
+    if bad and not skip_bad_audio:
+        more = f" ({len(bad)} such files)" if len(bad) > 1 else ""
+        raise InputError(f"{next(iter(bad.values()))}, or pass --skip_bad_audio to go on{more}")
+    if bad:
+        messages.append(f"{len(bad)} unreadable audio files skipped: {few(list(bad))}")
+    return prints
 
 
 def few(names: Sequence[str], most: int = 3) -> str:

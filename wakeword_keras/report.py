@@ -10,21 +10,22 @@ from wakeword_keras.measurement import Findings
 from wakeword_keras.verdict import verdicts
 
 
-def write(findings: Findings, run_dir: str | Path) -> None:
-    """Write report/ of a run: report.json, report.html and the page's pictures as PNG.
+def write(findings: Findings, run_dir: str | Path, out_dir: str | Path | None = None) -> None:
+    """Write the report of a run: report.json, report.html and the page's pictures as PNG.
 
     report.json follows report_schema.json. Learning curves are drawn from fp32/history.csv and
     qat/history.csv where they exist.
 
     Args:
       findings: from `measurement.measure`.
-      run_dir: the run; report/ is made if missing, its files are replaced one by one.
+      run_dir: the run.
+      out_dir: made if missing, its files are replaced one by one; report/ of the run by default.
 
     Raises:
       InputError: a history.csv is not a table of numbers.
       ValueError: a figure of the report is NaN or infinite.
     """
-    out = Path(run_dir) / "report"
+    out = Path(out_dir or Path(run_dir) / "report")
     out.mkdir(parents=True, exist_ok=True)
     judged = verdicts(findings)
     content = findings.to_json() | {"verdicts": [dataclasses.asdict(v) for v in judged]}

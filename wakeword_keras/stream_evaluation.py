@@ -23,11 +23,26 @@ from wakeword_keras.stream_metrics import (
     loudest,
     measure,
 )
-from wakeword_keras.stream_scoring import Ear, SplitAudio, StreamModel
+from wakeword_keras.stream_scoring import Ear, SplitAudio, StreamModel, Tracks
 
 # Thresholds with more false accepts than that are of no use to anybody.
 USEFUL_PER_HOUR = 60.0
 RULE_OF_THREE = -math.log(0.05)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What validation streams, so many, decided for a model, and what scoring them took.
+
+    Read from a report, it took nothing.
+    """
+
+    threshold: StreamThreshold
+    validation: StreamMetrics
+    streams: int
+    windows: int = 0
+    rescored: int = 0
+    largest_difference_lsb: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,16 +95,16 @@ class StreamReport:
 
 
 def evaluate(
-    validation: SplitAudio,
+    validation: SplitAudio | Mapping[str, Choice],
     test: SplitAudio,
     models: Mapping[str, StreamModel],
     ear: Ear,
     max_false_accepts_per_hour: float,
 ) -> StreamReport:
-    """Listen to both splits with every model.
+    """Listen to the streams with every model.
 
     Args:
-      validation: chooses the thresholds.
+      validation: chooses the thresholds; or what was chosen before, for every model.
       test: is reported.
       models: by name; "int8" is the one that ships.
       ear: front end and times.
@@ -102,12 +117,12 @@ def evaluate(
       InputError: streams are shorter than a window, or a recording is gone.
       ValueError: a model gives NaN or infinity.
     """
-    most = allowed_events(max_false_accepts_per_hour, validation.hours)
-    heard = stream_scoring.score(validation, models, ear, _useful(validation.hours, most), most)
-    thresholds = {
-        name: choose_threshold(tracks, most, ear.config, models[name].output)
-        for name, tracks in heard.items()
-    }
+    chosen = validation
+    if isinstance(chosen, SplitAudio):
+        chosen = _choose(chosen, models, ear, max_false_accepts_per_hour)
+    hours = chosen["int8"].validation.hours
+    most = allowed_events(max_false_accepts_per_hour, hours)
+    thresholds = {name: chosen[name].threshold for name in models}
     tests = stream_scoring.score(
         test,
         models,
@@ -119,32 +134,80 @@ def evaluate(
         test.shards.wake_words,
         ear.config,
         max_false_accepts_per_hour,
-        len(validation.streams),
+        chosen["int8"].streams,
         len(test.streams),
         {
-            name: ModelStreams(
-                threshold,
-                measure(heard[name], threshold.sum, validation, ear.config),
-                measure(tests[name], threshold.sum, test, ear.config),
-                curve(tests[name], test, ear.config),
-                loudest(tests[name], threshold.sum, test, ear),
-                "xnnpack" if models[name].exact is None else "reference",
-                heard[name].windows + tests[name].windows,
-                heard[name].rescored + tests[name].rescored,
-                _larger(heard[name].largest_difference_lsb, tests[name].largest_difference_lsb),
-            )
-            for name, threshold in thresholds.items()
+            name: _model_streams(models[name], chosen[name], tests[name], test, ear)
+            for name in models
         },
-        tuple(_messages(validation.hours, test.hours, max_false_accepts_per_hour, thresholds)),
+        tuple(_messages(hours, test.hours, max_false_accepts_per_hour, thresholds)),
+    )
+
+
+def of_report(streams: Mapping[str, Any]) -> dict[str, Choice]:
+    """What a report's thresholds in streams were chosen by.
+
+    Args:
+      streams: "streams" of a report.json.
+
+    Returns:
+      Choice by model name.
+    """
+
+    def metrics(fields: Mapping[str, Any]) -> StreamMetrics:
+        plain: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()
+        }
+        return StreamMetrics(**plain)
+
+    return {
+        name: Choice(
+            StreamThreshold(**model["threshold"]),
+            metrics(model["validation"]),
+            streams["validation_streams"],
+        )
+        for name, model in streams["models"].items()
+    }
+
+
+def _choose(
+    validation: SplitAudio, models: Mapping[str, StreamModel], ear: Ear, budget: float
+) -> dict[str, Choice]:
+    most = allowed_events(budget, validation.hours)
+    heard = stream_scoring.score(validation, models, ear, _useful(validation.hours, most), most)
+    chosen = {}
+    for name, tracks in heard.items():
+        threshold = choose_threshold(tracks, most, ear.config, models[name].output)
+        chosen[name] = Choice(
+            threshold,
+            measure(tracks, threshold.sum, validation, ear.config),
+            len(validation.streams),
+            tracks.windows,
+            tracks.rescored,
+            tracks.largest_difference_lsb or 0.0,
+        )
+    return chosen
+
+
+def _model_streams(
+    model: StreamModel, chosen: Choice, tracks: Tracks, test: SplitAudio, ear: Ear
+) -> ModelStreams:
+    exact = model.exact is not None
+    return ModelStreams(
+        chosen.threshold,
+        chosen.validation,
+        measure(tracks, chosen.threshold.sum, test, ear.config),
+        curve(tracks, test, ear.config),
+        loudest(tracks, chosen.threshold.sum, test, ear),
+        "reference" if exact else "xnnpack",
+        chosen.windows + tracks.windows,
+        chosen.rescored + tracks.rescored,
+        max(chosen.largest_difference_lsb, tracks.largest_difference_lsb or 0.0) if exact else None,
     )
 
 
 def _useful(hours: float, allowed: int) -> float:
     return max(USEFUL_PER_HOUR * hours, 4 * allowed + 20)
-
-
-def _larger(first: float | None, second: float | None) -> float | None:
-    return None if first is None or second is None else max(first, second)
 
 
 def _messages(
