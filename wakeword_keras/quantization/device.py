@@ -75,8 +75,22 @@ class _Device(layers.Layer):
         # In a tuple Keras does not track it: the float model has weights of its own.
         self.structure = (fp32,)
 
+    @property
+    def trainable_weights(self):
+        """Those of the QAT model, each once."""
+        return self.qat.trainable_weights
+
+    @property
+    def non_trainable_weights(self):
+        """Those of the QAT model, each once."""
+        return self.qat.non_trainable_weights
+
     def call(self, inputs):
         """Logits [batch, wake_words] of features [batch, frames, channels]."""
+        # No branch here depends on a tensor's value; converting them all would take minutes.
+        return tf.autograph.experimental.do_not_convert(self._logits)(inputs)
+
+    def _logits(self, inputs):
         (fp32,) = self.structure
         tensors: dict[str, _Tensor] = {}
         for layer in fp32.layers:
