@@ -182,11 +182,10 @@ def _convolution(chain, wrapper, x: _Tensor, out: _Affine):
     scale = width / WEIGHT_STEPS
     quantized = tf.cast(quantizer(weight, False, weights=variables), tf.float64)
     factor, bias = _folded(chain)
-    shape = (-1, 1) if type(head) is layers.DepthwiseConv2D and head.depth_multiplier == 1 else (-1,)
-    if type(head) is layers.DepthwiseConv2D and head.depth_multiplier > 1:
-        shape = (-1, head.depth_multiplier)
-    by_kernel = scale if type(head) is layers.Dense else tf.reshape(scale, shape)
-    integers = tf.round(quantized / by_kernel)
+    by_channel = scale
+    if type(head) is layers.DepthwiseConv2D:  # [height, width, channels, multiplier]
+        by_channel = tf.reshape(scale, (-1, head.depth_multiplier))
+    integers = tf.round(quantized / by_channel)
     sign = tf.cast(tf.sign(factor), tf.float64)
     # Scales are float32 in the file, products of them double in the kernel.
     scale = tf.cast(tf.cast(scale * tf.cast(tf.abs(factor), tf.float64), tf.float32), tf.float64)
@@ -214,10 +213,7 @@ def _folded(chain: Sequence[layers.Layer]):
         if isinstance(layer, layers.BatchNormalization):
             factor = tf.math.rsqrt(layer.moving_variance + layer.epsilon)
             factor = factor * layer.gamma if layer.scale else factor
-            bias = (bias - layer.moving_mean) * factor if head.use_bias else (
-                -layer.moving_mean * factor
-            )
-            bias = bias + layer.beta if layer.center else bias
+            bias = (layer.beta if layer.center else 0.0) + (bias - layer.moving_mean) * factor
         elif isinstance(layer, activations.HardSigmoidShift):
             bias = bias + 3.0
     return factor, bias
