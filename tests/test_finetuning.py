@@ -50,14 +50,14 @@ def moved(before, after, names):
 
 
 @pytest.fixture
-def snapshots(qat, training_data, tmp_path, monkeypatch):
+def snapshots(qat, tiny_model, training_data, tmp_path, monkeypatch):
     """Variables before a fine-tuning of two moving and two frozen epochs, and after each."""
     monkeypatch.setattr(callbacks, "Resume", _Snapshots)
     start = {v.name: v.numpy() for v in qat.weights}
     monkeypatch.setattr(_Snapshots, "taken", [start])
     monkeypatch.setattr(_Snapshots, "watched", qat, raising=False)
     config = QatConfig(qat_epochs=4, qat_learning_rate=0.01, frozen_share=0.5)
-    finetuning.finetune(qat, training_data, LossConfig(), config, tmp_path)
+    finetuning.finetune(qat, tiny_model, training_data, LossConfig(), config, tmp_path)
     assert len(_Snapshots.taken) == 5
     return _Snapshots.taken
 
@@ -77,8 +77,10 @@ def test_kernels_learn_in_both_parts(snapshots):
         assert moved(before, after, KERNELS) == set(named(before, KERNELS))
 
 
-def test_the_input_keeps_the_range_of_the_device(qat, training_data, tmp_path):
-    finetuning.finetune(qat, training_data, LossConfig(), QatConfig(qat_epochs=2), tmp_path)
+def test_the_input_keeps_the_range_of_the_device(qat, tiny_model, training_data, tmp_path):
+    finetuning.finetune(
+        qat, tiny_model, training_data, LossConfig(), QatConfig(qat_epochs=2), tmp_path
+    )
     affine = training_data.frontend.input_affine
     layer = next(layer for layer in qat.layers if "quantize_layer" in layer.name)
     steps = np.arange(-128, 128)
@@ -88,9 +90,11 @@ def test_the_input_keeps_the_range_of_the_device(qat, training_data, tmp_path):
     np.testing.assert_allclose(layer(wild, training=True), heard, atol=1e-4)
 
 
-def test_the_schedule_is_one_over_both_parts_and_each_epoch_has_a_row(qat, training_data, tmp_path):
+def test_the_schedule_is_one_over_both_parts_and_each_epoch_has_a_row(
+    qat, tiny_model, training_data, tmp_path
+):
     config = QatConfig(qat_epochs=4, qat_learning_rate=0.01)
-    finetuning.finetune(qat, training_data, LossConfig(), config, tmp_path)
+    finetuning.finetune(qat, tiny_model, training_data, LossConfig(), config, tmp_path)
     with (tmp_path / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
@@ -113,7 +117,7 @@ def test_a_resumed_fine_tuning_equals_one_that_was_not_interrupted(
         return model
 
     whole = calibrated()
-    finetuning.finetune(whole, training_data, LossConfig(), config, tmp_path / "whole")
+    finetuning.finetune(whole, tiny_model, training_data, LossConfig(), config, tmp_path / "whole")
     original = callbacks.ProgressLine.on_epoch_begin
 
     def interrupt(line, number, logs=None):
@@ -125,10 +129,12 @@ def test_a_resumed_fine_tuning_equals_one_that_was_not_interrupted(
         patch.setattr(callbacks.ProgressLine, "on_epoch_begin", interrupt)
         with pytest.raises(KeyboardInterrupt):
             finetuning.finetune(
-                calibrated(), training_data, LossConfig(), config, tmp_path / "resumed"
+                calibrated(), tiny_model, training_data, LossConfig(), config, tmp_path / "resumed"
             )
     resumed = calibrated()
-    finetuning.finetune(resumed, training_data, LossConfig(), config, tmp_path / "resumed")
+    finetuning.finetune(
+        resumed, tiny_model, training_data, LossConfig(), config, tmp_path / "resumed"
+    )
     for a, b in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
 

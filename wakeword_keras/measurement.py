@@ -26,7 +26,7 @@ from wakeword_keras.dataset import Shards
 from wakeword_keras.events import StreamConfig
 from wakeword_keras.export import tflite
 from wakeword_keras.features import FrontendConfig
-from wakeword_keras.quantization import calibration, coverage, scheme
+from wakeword_keras.quantization import calibration, coverage, device, scheme
 from wakeword_keras.scores import ClipBatch, Scores, score
 from wakeword_keras.thresholds import Thresholds
 
@@ -153,7 +153,7 @@ def measure(models: RunModels, data: HeldOut) -> Findings:
 def _clips(models: RunModels, data: HeldOut) -> evaluation.EvaluationReport:
     """Every runtime on the same clips; thresholds from validation, figures from test."""
     exported, exported_facts = runtimes.open_tflite(models.exported)
-    in_keras = {"fp32": models.fp32, "qat": models.qat}
+    in_keras = {"fp32": models.fp32, "qat": device.device_model(models.qat, models.fp32)}
     scorers = {name: runtimes.keras_scorer(model) for name, model in in_keras.items()}
     facts = {name: runtimes.keras_facts(model) for name, model in in_keras.items()}
     scorers, facts = scorers | exported, facts | exported_facts

@@ -262,7 +262,7 @@ def _qat(
         write_json(run.path("calibration.json"), _calibration_record(calibration_set, ranges))
     with run.stage("qat"):
         data = _training_data(config, shards)
-        finetuning.finetune(qat, data, config.loss, config.qat, weights.parent)
+        finetuning.finetune(qat, fp32, data, config.loss, config.qat, weights.parent)
         partial = weights.with_name("partial.weights.h5")
         qat.save_weights(partial)
         os.replace(partial, weights)

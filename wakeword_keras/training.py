@@ -152,9 +152,18 @@ def train(
 
 
 def fit(
-    model: keras.Model, data: TrainingData, loss: LossConfig, schedule: Schedule, directory: Path
+    model: keras.Model,
+    data: TrainingData,
+    loss: LossConfig,
+    schedule: Schedule,
+    directory: Path,
+    frozen_model: keras.Model | None = None,
 ) -> None:
-    """The training loop of both stages: resumable, logged, ending with the best epoch's weights."""
+    """The training loop of both stages: resumable, logged, ending with the best epoch's weights.
+
+    `frozen_model`, on the same variables, is what trains and is judged in the frozen part; the
+    model itself if None.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     steps = batches.steps_per_epoch(data.shards, data.config)
     optimizer = _optimizer(schedule, steps)
@@ -166,7 +175,6 @@ def fit(
     labels = data.validation[0].labels(len(data.shards.wake_words))
     features = [condition.features for condition in data.validation]
     watchers = [
-        callbacks.DetectionMetrics(model, features, labels, loss.build()),
         callbacks.ProgressLine(schedule.epochs, steps, directory.name),
         history,
         keep_best,
@@ -191,7 +199,9 @@ def fit(
             end,
             data.impulse_responses,
         )
-        outputs = model(model.inputs, training=False) if frozen else model.outputs
+        judged = frozen_model if frozen and frozen_model is not None else model
+        outputs = judged(model.inputs, training=False) if frozen else model.outputs
+        metrics = callbacks.DetectionMetrics(judged, features, labels, loss.build())
         trainer = MonitoredModel(inputs=model.inputs, outputs=outputs)
         trainer.compile(optimizer, loss.build())
         trainer.fit(
@@ -199,7 +209,7 @@ def fit(
             steps_per_epoch=steps,
             initial_epoch=start,
             epochs=end,
-            callbacks=watchers,
+            callbacks=[metrics, *watchers],  # metrics first: the others read its logs
             verbose=0,
         )
     keep_best.restore()

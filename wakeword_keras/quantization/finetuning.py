@@ -7,6 +7,7 @@ import tf_keras as keras
 
 from wakeword_keras import training
 from wakeword_keras.errors import InputError
+from wakeword_keras.quantization import device
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class QatConfig:
     Attributes:
       qat_epochs: passes over the training clips.
       qat_learning_rate: peak of the schedule, a small fraction of the FP32 stage's.
-      frozen_share: last part of the epochs in which batch-norm statistics and ranges stand still.
+      frozen_share: last part of the epochs in which batch-norm statistics and ranges stand
+        still and the forward pass is the device's own arithmetic (`device`).
     """
 
     qat_epochs: int = 8
@@ -39,6 +41,7 @@ class QatConfig:
 
 def finetune(
     qat: keras.Model,
+    fp32: keras.Model,
     data: training.TrainingData,
     loss: training.LossConfig,
     config: QatConfig,
@@ -51,6 +54,7 @@ def finetune(
 
     Args:
       qat: model from `scheme.quantize`, calibrated by `calibration.calibrate`, changed in place.
+      fp32: the float model it was made from; stays as it is.
       data, loss: as in the FP32 stage.
       config: how long and how fast.
       directory: as in `training.train`.
@@ -62,4 +66,5 @@ def finetune(
         patience=config.qat_epochs,
         frozen_from=config.frozen_from,
     )
-    training.fit(qat, data, loss, schedule, directory)
+    exact = device.device_model(qat, fp32)
+    training.fit(qat, data, loss, schedule, directory, exact)

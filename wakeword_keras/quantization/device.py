@@ -1,0 +1,252 @@
+"""The QAT model as the device computes it: forward in the kernels' arithmetic, gradients straight.
+
+Fake quantization rounds every tensor once, in float32; kernels round several times (`kernels`). In
+a deep network two such arithmetics drift apart by several steps of the output, although no layer
+differs by more than one. So what is trained and judged last is this model, and what is exported
+has no other arithmetic: nothing is left to go wrong between QAT and INT8.
+
+Layers without an exact kernel here (softmax, attention) keep their fake quantization.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import tensorflow as tf
+import tf_keras as keras
+from tf_keras import layers
+
+from wakeword_keras.affine import INT8_MAX, INT8_MIN
+from wakeword_keras.models import activations, operations
+from wakeword_keras.quantization import kernels, ranges
+
+WEIGHT_STEPS = 254  # from -127 to 127
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """Scale and zero point of a tensor, float64 scalars, and the range of its steps."""
+
+    scale: tf.Tensor
+    zero_point: tf.Tensor
+
+    @property
+    def low(self) -> tf.Tensor:
+        return INT8_MIN - self.zero_point
+
+    @property
+    def high(self) -> tf.Tensor:
+        return INT8_MAX - self.zero_point
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor of the int8 graph: its real values, float32, with a gradient, and its affine."""
+
+    real: tf.Tensor
+    affine: _Affine
+
+    @property
+    def steps(self) -> tf.Tensor:
+        return tf.stop_gradient(tf.round(self.real / tf.cast(self.affine.scale, tf.float32)))
+
+
+def device_model(qat: keras.Model, fp32: keras.Model) -> keras.Model:
+    """The QAT model in the arithmetic of the int8 kernels, on the same variables.
+
+    Batch norm and ranges stand still, as they do in the exported file. Training it trains `qat`.
+
+    Args:
+      qat: model from `scheme.quantize(fp32, ...)`.
+      fp32: the float model it was made from: its layers say what TFLite fuses.
+
+    Returns:
+      Functional model of the same input and output.
+    """
+    features = layers.Input(qat.inputs[0].shape[1:], name="features")
+    return keras.Model(features, _Device(qat, fp32)(features), name=f"device_{fp32.name}")
+
+
+class _Device(layers.Layer):
+    """The whole graph as one layer: it needs every tensor's scale beside its values."""
+
+    def __init__(self, qat: keras.Model, fp32: keras.Model):
+        super().__init__(name="device")
+        self.qat = qat
+        # In a tuple Keras does not track it: the float model has weights of its own.
+        self.structure = (fp32,)
+
+    @property
+    def trainable_weights(self):
+        """Those of the QAT model, each once."""
+        return self.qat.trainable_weights
+
+    @property
+    def non_trainable_weights(self):
+        """Those of the QAT model, each once."""
+        return self.qat.non_trainable_weights
+
+    def call(self, inputs):
+        """Logits [batch, wake_words] of features [batch, frames, channels]."""
+        # No branch here depends on a tensor's value; converting them all would take minutes.
+        return tf.autograph.experimental.do_not_convert(self._logits)(inputs)
+
+    def _logits(self, inputs):
+        (fp32,) = self.structure
+        tensors: dict[str, _Tensor] = {}
+        for layer in fp32.layers:
+            if isinstance(layer, layers.InputLayer):
+                tensors[layer.name] = self._input(inputs)
+            elif not ranges.folds_into_next(layer, fp32):
+                chain = fused_chain(layer, fp32)
+                before = chain[0].inbound_nodes[0].inbound_layers
+                before = before if isinstance(before, list) else [before]
+                read = [tensors[b.name] for b in before if b.name in tensors]
+                if len(read) == len(before):
+                    tensors[layer.name] = self._layer(chain, read)
+        return tensors[fp32.output_names[0]].real
+
+    def _input(self, inputs) -> _Tensor:
+        quantizer = next(
+            layer.quantizer for layer in self.qat.layers if hasattr(layer, "quantizer")
+        )
+        affine = _affine_of(quantizer.init_min, quantizer.init_max)
+        scale = tf.cast(affine.scale, tf.float32)
+        steps = kernels.half_away(tf.cast(inputs / scale, tf.float64))
+        return _Tensor(tf.cast(_clipped(steps, affine), tf.float32) * scale, affine)
+
+    def _layer(self, chain: Sequence[layers.Layer], read: Sequence[_Tensor]) -> _Tensor:
+        wrapped = [self.qat.get_layer(f"quant_{layer.name}") for layer in chain]
+        real = read[0].real if len(read) == 1 else [tensor.real for tensor in read]
+        for wrapper in wrapped:
+            real = wrapper(real, training=False)
+        affine = _output_affine(wrapped[-1]) or read[0].affine
+        steps = _exact([w.layer for w in wrapped], wrapped[0], read, affine)
+        if steps is None:
+            return _Tensor(real, affine)
+        steps = tf.minimum(_clipped(steps, affine), _ceiling(chain[-1], affine))
+        if _is_rectified(chain[-1]):
+            steps = tf.maximum(steps, 0)
+        exact = tf.cast(tf.reshape(steps, tf.shape(real)), tf.float32)
+        exact *= tf.cast(affine.scale, tf.float32)
+        # Forward the device's value, backward the gradient of fake quantization.
+        return _Tensor(real + tf.stop_gradient(exact - real), affine)
+
+
+def fused_chain(layer: layers.Layer, fp32: keras.Model) -> list[layers.Layer]:
+    """The float layers that one int8 kernel computes, the last of which is `layer`."""
+    chain = [layer]
+    while not isinstance(before := chain[0].inbound_nodes[0].inbound_layers, list) and (
+        ranges.folds_into_next(before, fp32) and type(chain[0]) is not layers.Concatenate
+    ):
+        chain.insert(0, before)
+    return chain
+
+
+def _exact(chain, wrapper, read: Sequence[_Tensor], out: _Affine):
+    """Steps that the kernel of a chain writes, before clamping; None where it is not known."""
+    head, scale = chain[0], read[0].affine.scale
+    if type(head) in ranges.KERNELS:
+        return _convolution(chain, wrapper, read[0], out)
+    if isinstance(head, activations.HardSwish):
+        return kernels.hard_swish(read[0].steps, scale, out.scale)
+    if isinstance(head, activations.HardSigmoidScale):
+        return tf.cast(read[0].steps, tf.float64)  # from steps of 6/255 to steps of 1/255
+    if isinstance(head, layers.GlobalAveragePooling2D):
+        return kernels.mean(read[0].steps, (1, 2), head.keepdims, scale / out.scale)
+    if isinstance(head, operations.ChannelMean):
+        axis = len(read[0].real.shape) - 1
+        return kernels.mean(read[0].steps, (axis,), True, scale / out.scale)
+    if isinstance(head, layers.AveragePooling2D):
+        pooled = head(read[0].steps)
+        zero_point = tf.cast(out.zero_point, tf.float32)
+        return tf.cast(kernels.half_away(pooled + zero_point) - zero_point, tf.float64)
+    if len(read) != 2:
+        return None
+    a, b = read
+    if type(head) is layers.Multiply:
+        return kernels.rescaled(a.steps * b.steps, scale * b.affine.scale / out.scale)
+    if type(head) in (layers.Add, layers.Subtract):
+        sign = -1 if type(head) is layers.Subtract else 1
+        return kernels.total(a.steps, b.steps, scale, b.affine.scale, out.scale, sign)
+    return None
+
+
+def _convolution(chain, wrapper, x: _Tensor, out: _Affine):
+    head = chain[0]
+    if type(head) is layers.Dense and any(
+        isinstance(layer, layers.BatchNormalization) for layer in chain
+    ):
+        return None  # per-tensor weights with a factor for every channel: the converter's choice
+    ((weight, quantizer, variables),) = wrapper._weight_vars
+    width = tf.cast(variables["max_var"], tf.float64) - tf.cast(variables["min_var"], tf.float64)
+    scale = width / WEIGHT_STEPS
+    quantized = tf.cast(quantizer(weight, False, weights=variables), tf.float64)
+    factor, bias = _folded(chain)
+    by_channel = scale
+    if type(head) is layers.DepthwiseConv2D:  # [height, width, channels, multiplier]
+        by_channel = tf.reshape(scale, (-1, head.depth_multiplier))
+    integers = tf.round(quantized / by_channel)
+    sign = tf.cast(tf.sign(factor), tf.float64)
+    # Scales are float32 in the file, products of them double in the kernel.
+    scale = tf.cast(tf.cast(scale * tf.cast(tf.abs(factor), tf.float64), tf.float32), tf.float64)
+    unit = x.affine.scale * scale
+    sums = _sums(head, x.steps, tf.cast(integers, tf.float32))
+    sums = tf.cast(sums, tf.float64) * sign + kernels.half_away(tf.cast(bias, tf.float64) / unit)
+    return kernels.rescaled(sums, unit / out.scale)
+
+
+def _sums(head: layers.Layer, steps, integers):
+    """The integer sums of a layer with weights, before its bias."""
+    if type(head) is layers.Dense:
+        return tf.linalg.matmul(steps, integers)
+    options = {"padding": head.padding.upper(), "dilations": head.dilation_rate}
+    if type(head) is layers.Conv2D:
+        return tf.nn.conv2d(steps, integers, head.strides, **options)
+    return tf.nn.depthwise_conv2d(steps, integers, (1, *head.strides, 1), **options)
+
+
+def _folded(chain: Sequence[layers.Layer]):
+    """Factor and bias, float32 [channels], that a chain leaves behind its first layer's sums."""
+    head = chain[0]
+    factor, bias = tf.ones(()), head.bias if head.use_bias else tf.zeros(())
+    for layer in chain[1:]:
+        if isinstance(layer, layers.BatchNormalization):
+            factor = tf.math.rsqrt(layer.moving_variance + layer.epsilon)
+            factor = factor * layer.gamma if layer.scale else factor
+            bias = (layer.beta if layer.center else 0.0) + (bias - layer.moving_mean) * factor
+        elif isinstance(layer, activations.HardSigmoidShift):
+            bias = bias + 3.0
+    return factor, bias
+
+
+def _output_affine(wrapper) -> _Affine | None:
+    """The affine that a layer's output quantizer sets; None if it keeps its input's."""
+    quantizer = wrapper.quantize_config.get_output_quantizers(wrapper.layer)
+    if not quantizer:
+        return None
+    held: Mapping = wrapper._output_quantizer_vars
+    if not held:
+        return _affine_of(quantizer[0].init_min, quantizer[0].init_max)
+    return _affine_of(held["min_var"], held["max_var"])
+
+
+def _affine_of(low, high) -> _Affine:
+    """The affine that the converter makes of a range; the scale is float32 in the file."""
+    low, high = tf.cast(low, tf.float64), tf.cast(high, tf.float64)
+    scale = (high - low) / (INT8_MAX - INT8_MIN)
+    zero_point = tf.clip_by_value(kernels.half_up(INT8_MIN - low / scale), INT8_MIN, INT8_MAX)
+    return _Affine(tf.cast(tf.cast(scale, tf.float32), tf.float64), zero_point)
+
+
+def _clipped(steps, affine: _Affine):
+    return tf.clip_by_value(steps, affine.low, affine.high)
+
+
+def _is_rectified(layer: layers.Layer) -> bool:
+    return isinstance(layer, layers.ReLU) or ranges.activation_name(layer) in ranges.CLAMPS
+
+
+def _ceiling(layer: layers.Layer, affine: _Affine):
+    """The highest step that a ReLU6 lets pass, and int8 otherwise."""
+    six = ranges.activation_name(layer) == "relu6" or getattr(layer, "max_value", None) == 6
+    return kernels.half_away(6 / affine.scale) if six else affine.high

@@ -1,0 +1,127 @@
+"""The arithmetic of TFLite's int8 reference kernels, bit for bit, in TensorFlow.
+
+TFLite Micro computes the same. A kernel does not round once: it multiplies by a 31-bit mantissa,
+rounds, shifts and rounds again, rounds its bias before, and evaluates hard-swish in 16 bits. Each
+of these moves a few values in a thousand by one step, and depth amplifies: a value on the other
+side of a rounding moves others behind it.
+
+Values are *steps*: int8 minus zero point, whole numbers in float32. float32 holds the sums of a
+convolution exactly (below 2^24), float64 the products with a mantissa.
+Source: tensorflow/lite/kernels/internal/common.h, reference/ and reference/integer_ops/.
+"""
+
+import tensorflow as tf
+
+_MANTISSA_BITS = 31
+
+
+def half_away(x):
+    """Round to the nearest whole number, ties away from zero."""
+    return tf.sign(x) * tf.floor(tf.abs(x) + 0.5)
+
+
+def half_up(x):
+    """Round to the nearest whole number, ties up."""
+    return tf.floor(x + 0.5)
+
+
+def fixed_point(factor):
+    """A positive factor as mantissa and exponent: factor ~ mantissa / 2^31 * 2^exponent.
+
+    TFLite's `QuantizeMultiplier`.
+
+    Args:
+      factor: float64, > 0.
+
+    Returns:
+      Mantissa, a whole number in [2^30, 2^31), and exponent; float64.
+    """
+    exponent = tf.floor(tf.math.log(factor) / tf.math.log(tf.constant(2.0, tf.float64))) + 1
+    # The logarithm of a power of two may fall on either side of a whole number.
+    exponent += tf.cast(factor * 2**-exponent >= 1, tf.float64)
+    exponent -= tf.cast(factor * 2**-exponent < 0.5, tf.float64)
+    mantissa = half_away(factor * 2 ** (_MANTISSA_BITS - exponent))
+    overflow = tf.cast(mantissa >= 2**_MANTISSA_BITS, tf.float64)
+    return mantissa / (1 + overflow), exponent + overflow
+
+
+def scaled(x, mantissa, exponent):
+    """x times a fixed-point factor, rounded twice; TFLite's `MultiplyByQuantizedMultiplier`.
+
+    Args:
+      x: whole numbers, any float type.
+      mantissa, exponent: from `fixed_point`, broadcast against x.
+
+    Returns:
+      Whole numbers, float64, of x's shape.
+    """
+    left = 2 ** tf.maximum(exponent, 0)
+    right = 2 ** tf.minimum(exponent, 0)
+    once = half_up(tf.cast(x, tf.float64) * (left * mantissa / 2**_MANTISSA_BITS))
+    return half_away(once * right)
+
+
+def rescaled(x, factor):
+    """x times a positive float64 factor, as kernels do it."""
+    return scaled(x, *fixed_point(factor))
+
+
+def mean(x, axes, keepdims: bool, factor):
+    """MEAN: the sum, times `factor` with the count divided out of its mantissa.
+
+    Args:
+      x: steps.
+      axes: reduced axes.
+      keepdims: whether they stay, with size 1.
+      factor: input scale over output scale, float64.
+    """
+    count = 1
+    for axis in axes:
+        count *= x.shape[axis]
+    mantissa, exponent = fixed_point(factor)
+    shift = count.bit_length() - 1
+    mantissa = tf.floor(mantissa * 2**shift / count)
+    return scaled(tf.reduce_sum(x, axes, keepdims), mantissa, exponent - shift)
+
+
+def total(a, b, scale_a, scale_b, scale_out, sign: int = 1):
+    """ADD, and with sign -1 SUB, of two tensors of steps; scales are float64 scalars."""
+    common = 2 * tf.maximum(scale_a, scale_b)
+    fine = 2.0**20
+    left = rescaled(tf.cast(a, tf.float64) * fine, scale_a / common)
+    right = rescaled(tf.cast(b, tf.float64) * fine, scale_b / common)
+    return rescaled(left + sign * right, common / (fine * scale_out))
+
+
+def hard_swish(x, scale_in, scale_out):
+    """HARD_SWISH: x * ReLU6(x + 3) / 6 in 16-bit fixed point.
+
+    Args:
+      x: steps, within +-255.
+      scale_in, scale_out: float64 scalars.
+    """
+    steps = tf.range(-255, 256, dtype=tf.float64)
+    fine = 128 * steps
+    fine_scale = tf.cast(scale_in, tf.float32) / 128
+    gate_mantissa, gate_exponent = _short_factor(fine_scale / tf.constant(3 / 32768, tf.float32))
+    out_mantissa, out_exponent = _short_factor(fine_scale / tf.cast(scale_out, tf.float32))
+    gate = _saturated(fine * 2 ** tf.maximum(gate_exponent - 1, 0))
+    gate = _saturated(half_up(gate * gate_mantissa / 2**15))
+    gate = _saturated(gate * (1 + tf.cast(gate_exponent > 0, tf.float64)))
+    gate = half_away(gate * 2 ** tf.minimum(gate_exponent, 0))
+    gate = tf.floor((gate + 2**15) / 2)
+    value = _saturated(half_up(fine * out_mantissa / 2**15))
+    product = gate * value / 2**15
+    truncated = tf.sign(product) * tf.floor(tf.abs(product))
+    table = half_away(truncated * 2**out_exponent)
+    return tf.gather(table, tf.cast(x, tf.int32) + 255)
+
+
+def _short_factor(factor):
+    """A float32 factor as a mantissa of 15 bits and an exponent, float64."""
+    mantissa, exponent = fixed_point(tf.cast(factor, tf.float64))
+    return tf.minimum(tf.floor((mantissa + 2**15) / 2**16), 2.0**15 - 1), exponent
+
+
+def _saturated(x):
+    return tf.clip_by_value(x, -(2.0**15), 2.0**15 - 1)
