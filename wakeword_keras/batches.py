@@ -2,8 +2,8 @@
 
 Augmentation and the exact front end cost more than the training step of a small model. So a batch
 takes only a part of its clips fresh from them and draws the rest from a pool of the last ones, in
-which the fresh clips then replace the oldest. In every batch each clip gets a shift of its own, half
-of the whole range, by cutting its frames elsewhere, and masks of its own. This is data echoing (Choi
+which the fresh clips then replace the oldest. In every batch each clip is shifted anew, by half of
+the whole range, in that its frames are cut elsewhere, and masked anew. This is data echoing (Choi
 et al. 2019, arXiv:1907.05550) with the echoes spread over the whole pool.
 """
 
@@ -38,7 +38,7 @@ class DataConfig:
     """
 
     batch: int = 128
-    echo: int = 16
+    echo: int = 20
     shuffle: int = 4096
 
     def __post_init__(self) -> None:
