@@ -38,7 +38,7 @@ class DataConfig:
     """
 
     batch: int = 128
-    echo: int = 20
+    echo: int = 16
     shuffle: int = 4096
 
     def __post_init__(self) -> None:
