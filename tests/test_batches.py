@@ -94,13 +94,28 @@ def uses(rows):
 
 
 def test_an_augmented_clip_is_used_about_echo_times_and_masked_anew_each_time(shards):
-    plain = AugmentConfig(time_masks=0, frequency_masks=0)
+    plain = AugmentConfig(time_masks=0, frequency_masks=0, shift_ms=0)
     unmasked = np.concatenate([batch[0] for batch in stream(shards, epochs=40, augment=plain)])
     # The ends hold clips whose other uses lie before or after the stream.
     middle = uses(unmasked)
     assert CONFIG.echo - 1 < middle.mean() < CONFIG.echo + 1
     masked = np.concatenate([batch[0] for batch in stream(shards, epochs=40)])
     assert len(uses(masked)) > 2 * len(middle)
+
+
+def test_echoes_of_a_clip_are_shifted_by_whole_frames_within_half_the_shift(shards):
+    moving = AugmentConfig(time_masks=0, frequency_masks=0, shift_ms=60)
+    made = np.concatenate([batch[0] for batch in stream(shards, epochs=10, augment=moving)])
+    shifts = {
+        later - earlier
+        for i, one in enumerate(made)
+        for other in made[:i]
+        for earlier, later in ((0, 0), (0, 1), (0, 3), (0, 6), (0, 7))
+        if np.array_equal(one[later : later + 40], other[earlier : earlier + 40])
+        and one[later : later + 40].any()
+    }
+    assert {0, 1, 3, 6} <= shifts
+    assert 7 not in shifts
 
 
 def test_without_echo_every_example_is_fresh_and_every_clip_comes_once_a_pass(shards):

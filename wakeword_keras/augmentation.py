@@ -43,7 +43,7 @@ class AugmentConfig:
     """
 
     background_probability: float = 0.7
-    snr_low_db: float = 5.0
+    snr_low_db: float = 0.0
     snr_high_db: float = 30.0
     gain_low_db: float = -10.0
     gain_high_db: float = 6.0

@@ -2,18 +2,20 @@
 
 Augmentation and the exact front end cost more than the training step of a small model. So a batch
 takes only a part of its clips fresh from them and draws the rest from a pool of the last ones, in
-which the fresh clips then replace the oldest. Each clip gets masks of its own in every batch. This
-is data echoing (Choi et al. 2019, arXiv:1907.05550) with the echoes spread over the whole pool.
+which the fresh clips then replace the oldest. In every batch each clip is shifted anew, by half of
+the whole range, in that its frames are cut elsewhere, and masked anew. This is data echoing (Choi
+et al. 2019, arXiv:1907.05550) with the echoes spread over the whole pool.
 """
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from wakeword_keras.audio import SAMPLE_RATE_HZ
 from wakeword_keras.augmentation import AugmentConfig, augment_waveform, batch_seed, spec_augment
 from wakeword_keras.dataset import Shards, parse
 from wakeword_keras.errors import InputError
@@ -96,7 +98,8 @@ def training_batches(
         nonlocal mixed
         if step == first_step:  # of a new iteration
             mixed = _with_echoes(fresh, config, len(shards.clips["train"]), seed, first_step)
-        return next(mixed)
+        features, *others = next(mixed)
+        return _cut(features, frames, np.random.default_rng([seed, int(step)])), *others
 
     def made(step: tf.Tensor) -> tuple:
         # Not Dataset.from_generator, which copies so often that it costs a tenth of a step.
@@ -141,6 +144,14 @@ def _with_echoes(
             kept[oldest : oldest + config.fresh] = part
 
 
+def _cut(
+    features: NDArray[np.float32], frames: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """So many frames of each clip, from a random one on: float32 [clips, frames, channels]."""
+    first = rng.integers(features.shape[1] - frames + 1, size=len(features))
+    return np.stack([clip[i : i + frames] for clip, i in zip(features, first, strict=True)])
+
+
 def _drawn(seed: int, first: int, count: int, size: int) -> NDArray[np.int64]:
     """Numbers `first` to `first + count` of endless shuffles of the pool, one after the other."""
     shuffles = range(first // size, (first + count) // size + 1)
@@ -179,11 +190,17 @@ def _hearing(
     # Tensors made out here are captured; as constants of the graph they would cost half a minute.
     background = tf.constant(np.load(shards.directory / "background.npy"))
     rooms = None if impulse_responses is None else tf.constant(impulse_responses)
-    frames = frontend.num_frames(shards.clip_samples)
+    # Half of the shift is left to each use: so many frames to spare on either side.
+    step_ms = 1000 * frontend.step_samples // SAMPLE_RATE_HZ
+    spare = augment.shift_ms // (2 * step_ms)
+    shifted = replace(augment, shift_ms=augment.shift_ms - spare * step_ms)
+    frames = frontend.num_frames(shards.clip_samples) + 2 * spare
+    margin = spare * frontend.step_samples
 
     def hear(group_seed: tf.Tensor, clips: dict[str, tf.Tensor]) -> tuple:
         noise = background if len(background) else None
-        samples, start = augment_waveform(clips["samples"], group_seed, augment, noise, rooms)
+        samples = tf.pad(clips["samples"], [[0, 0], [margin, margin]])
+        samples, start = augment_waveform(samples, group_seed, shifted, noise, rooms)
         features = graph_features(samples, frontend, frames=frames, start=start)
         labels = tf.one_hot(clips["target"], len(shards.wake_words))
         return features, labels, clips["weight"], tf.cast(clips["group"], tf.int32)

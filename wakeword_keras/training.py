@@ -67,10 +67,10 @@ class TrainConfig:
       prior_bias: start the last layer's bias at the positives' share (Lin et al. 2017, 4.1).
     """
 
-    epochs: int = 60
+    epochs: int = 96
     learning_rate: float = 3e-3
     weight_decay: float = 1e-3
-    patience: int = 60
+    patience: int = 96
     prior_bias: bool = True
 
     def __post_init__(self) -> None:
