@@ -76,10 +76,10 @@ def test_a_fixed_point_factor_has_31_bits(factor):
 
 
 def test_a_value_is_rounded_twice():
-    """Factor 1/4: 5/4 = 1.25, 6/4 = 1.5 away from zero; a mantissa below 1/2 rounds before."""
+    """Factor 1/4 = 0.5 / 2: 5 * 0.5 becomes 3, and 3 / 2 becomes 2, where 5 / 4 is near 1."""
     quarter = tf.constant(0.25, tf.float64)
-    steps = kernels.rescaled(tf.constant([5.0, 6.0, -6.0, 7.0]), quarter)
-    np.testing.assert_array_equal(steps, [1, 2, -2, 2])
+    steps = kernels.rescaled(tf.constant([5.0, 4.0, 6.0, -6.0, 7.0]), quarter)
+    np.testing.assert_array_equal(steps, [2, 1, 2, -2, 2])
     # 0.4 = 0.8 / 2: 6 * 0.8 = 4.8 becomes 5, and 5 / 2 becomes 3, where 6 * 0.4 = 2.4 is near 2.
     twice = kernels.rescaled(tf.constant([6.0]), tf.constant(0.4, tf.float64))
     np.testing.assert_array_equal(twice, [3])

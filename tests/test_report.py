@@ -15,6 +15,7 @@ from wakeword_keras.evaluation import Scores, evaluate
 from wakeword_keras.events import StreamConfig
 from wakeword_keras.layer_error import LayerError, LayerErrors
 from wakeword_keras.measurement import Findings
+from wakeword_keras.micro import MicroCheck
 from wakeword_keras.quantization.coverage import Coverage, LabelMix, TensorCoverage
 from wakeword_keras.runtimes import ModelFacts
 from wakeword_keras.stream_evaluation import ModelStreams, StreamReport
@@ -153,6 +154,7 @@ def findings_of(evaluated=None, layers=12, streams=None, coverage=None):
             {name: metrics.bytes for name, metrics in evaluated.models.items()},
             STEP,
         ),
+        (MicroCheck("int8", 200, 1, 0.99, "pool (MEAN)"),),
         {step: _layers(layers, seed) for seed, step in enumerate(steps)},
         coverage or coverage_of(),
         streams,
@@ -221,7 +223,8 @@ def test_json_is_the_report_and_holds_no_nan(run_dir):
     said = json.loads(text, parse_constant=refuse)
     judged = said.pop("verdicts")
     assert said == json.loads(json.dumps(findings_of().to_json()))
-    lines = ["accuracy", "INT8 against QAT", "false accepts", "calibration", "types", "ONNX"]
+    lines = ["accuracy", "INT8 against QAT", "false accepts", "calibration", "types"]
+    lines += ["device", "ONNX"]
     assert [line["line"] for line in judged] == lines
     for name in ("fp32", "qat", "int8_ptq", "int8"):
         assert {"accuracy", "roc_auc", "recall_at_fpr_0_01", "bytes"} <= said["models"][name].keys()

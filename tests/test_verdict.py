@@ -4,6 +4,7 @@ import pytest
 from test_report import coverage_of, findings_of, report_of, streams_of
 
 from wakeword_keras import agreement, verdict
+from wakeword_keras.micro import MicroCheck
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_a_float_tensor_is_not_fully_int8():
 def test_every_line_is_judged_once_and_accuracy_leads():
     lines = [v.line for v in verdict.verdicts(findings_of())]
     assert lines[0] == "accuracy"
-    assert len(set(lines)) == len(lines) == 6
+    assert len(set(lines)) == len(lines) == 7
 
 
 @pytest.mark.parametrize(
@@ -133,5 +134,19 @@ def test_onnx_is_held_to_its_decisions_its_logits_and_its_size(changes, level):
 
 def test_without_onnx_files_the_line_is_open_and_says_how_to_get_them():
     found = verdict.same_in_onnx(())
+    assert found.level == "open"
+    assert "pip install" in found.detail
+
+
+@pytest.mark.parametrize(("max_lsb", "level"), [(0, "good"), (2, "good"), (3, "poor")])
+def test_the_device_is_held_to_two_steps(max_lsb, level):
+    first = "pool (MEAN)" if max_lsb else None
+    found = verdict.same_on_device([MicroCheck("int8", 200, max_lsb, 0.9, first)])
+    assert found.level == level
+    assert ("pool" in found.detail) == bool(max_lsb)
+
+
+def test_without_tflite_micro_the_line_is_open_and_says_how_to_get_it():
+    found = verdict.same_on_device(())
     assert found.level == "open"
     assert "pip install" in found.detail

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import tf_keras as keras
+from numpy.typing import NDArray
 
 from wakeword_keras import (
     agreement,
@@ -17,6 +18,7 @@ from wakeword_keras import (
     dataset,
     evaluation,
     layer_error,
+    micro,
     runtimes,
     stream_evaluation,
     stream_scoring,
@@ -85,6 +87,7 @@ class Findings:
     Attributes:
       evaluated: every model on clips, and what quantization cost.
       agreements: whether other runtimes say the same.
+      on_device: INT8 files on TFLite Micro; empty without the extra `firmware`.
       layers: error layer by layer: fp32_to_int8, qat_to_int8 (of quantization alone, at the QAT
         model's weights) and fp32_to_int8_ptq.
       coverage: whether the calibration clips stand for the test clips.
@@ -95,6 +98,7 @@ class Findings:
 
     evaluated: evaluation.EvaluationReport
     agreements: tuple[agreement.Agreement, ...]
+    on_device: tuple[micro.MicroCheck, ...]
     layers: dict[str, layer_error.LayerErrors]
     coverage: coverage.Coverage
     streams: stream_evaluation.StreamReport | None
@@ -107,6 +111,7 @@ class Findings:
         return {
             **self.evaluated.to_json(),
             "agreement": [dataclasses.asdict(pair) for pair in self.agreements],
+            "tflite_micro": [dataclasses.asdict(check) for check in self.on_device],
             "layers": {step: errors.to_json() for step, errors in self.layers.items()},
             "calibration_coverage": self.coverage.to_json(),
             "confusables": [dataclasses.asdict(label) for label in self.mistaken],
@@ -122,6 +127,8 @@ def measure(models: RunModels, data: HeldOut) -> Findings:
     agreements = _agreements(models, evaluated)
     print(agreement.table(agreements), flush=True)
     test = _test_set(data)
+    on_device = _on_device(models, test.features)
+    print(micro.table(on_device), flush=True)
     twin = scheme.float_twin(models.qat, models.fp32)
     layers = _layers(models, twin, test)
     print(layer_error.table(layers["qat_to_int8"], rows=3), flush=True)
@@ -147,7 +154,7 @@ def measure(models: RunModels, data: HeldOut) -> Findings:
         name: {kind: len(names) for kind, names in runtimes.tensor_types(path).items()}
         for name, path in models.exported.items()
     }
-    return Findings(evaluated, agreements, layers, covered, streams, mistaken, tensors)
+    return Findings(evaluated, agreements, on_device, layers, covered, streams, mistaken, tensors)
 
 
 def _clips(models: RunModels, data: HeldOut) -> evaluation.EvaluationReport:
@@ -190,6 +197,15 @@ def _agreements(
         {name: metrics.bytes for name, metrics in measured},
         output.scale,
     )
+
+
+def _on_device(models: RunModels, features: NDArray[np.float32]) -> tuple[micro.MicroCheck, ...]:
+    if not micro.installed():
+        print("no TFLite Micro: pip install 'wakeword_keras[firmware]', then tools.evaluate")
+        return ()
+    spread = np.linspace(0, len(features) - 1, min(micro.CLIPS, len(features)), dtype=int)
+    clips = np.asarray(features[spread], np.float32)
+    return tuple(micro.check(name, models.exported[name], clips) for name in ("int8_ptq", "int8"))
 
 
 def clip_batches(

@@ -42,6 +42,7 @@ def render(findings: Findings, verdicts: Sequence[Verdict], svgs: Mapping[str, s
     return environment.from_string(_TEMPLATE.read_text()).render(
         report=findings.evaluated,
         agreements=findings.agreements,
+        on_device=findings.on_device,
         layers=findings.layers,
         coverage=findings.coverage,
         streams=findings.streams,

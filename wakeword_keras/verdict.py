@@ -7,6 +7,7 @@ from wakeword_keras import detection
 from wakeword_keras.agreement import Agreement
 from wakeword_keras.evaluation import EvaluationReport
 from wakeword_keras.measurement import Findings
+from wakeword_keras.micro import MicroCheck
 from wakeword_keras.quantization.coverage import Coverage
 from wakeword_keras.quantization_error import QuantizationError
 from wakeword_keras.stream_evaluation import RULE_OF_THREE, StreamReport
@@ -16,6 +17,8 @@ DROP_AIM = 0.002
 PARITY_LIMIT_LSB = 2.0
 """99 % of clips within so many output steps of the QAT model: good."""
 PARITY_FAIR_LSB = 3.0
+MICRO_LIMIT_LSB = 2
+"""TFLite Micro against the reference kernels, every clip."""
 ONNX_FLOAT_LIMIT = 1e-5
 """Logits of FP32 in ONNX against Keras."""
 ONNX_DECISIONS_LIMIT = 0.995
@@ -48,7 +51,8 @@ def verdicts(findings: Findings) -> tuple[Verdict, ...]:
       findings: from `measurement.measure`.
 
     Returns:
-      A Verdict for accuracy, parity, false accepts, calibration, the INT8 file's types and ONNX.
+      A Verdict for accuracy, parity, false accepts, calibration, the INT8 file's types,
+      TFLite Micro and ONNX.
     """
     return (
         accuracy(findings.evaluated),
@@ -56,6 +60,7 @@ def verdicts(findings: Findings) -> tuple[Verdict, ...]:
         false_accepts(findings.streams),
         calibrated(findings.coverage),
         fully_int8(findings.tensors["int8"]),
+        same_on_device(findings.on_device),
         same_in_onnx(findings.agreements),
     )
 
@@ -176,6 +181,23 @@ def fully_int8(tensors: dict[str, int]) -> Verdict:
     if floats:
         return Verdict("types", "poor", "The INT8 model holds float tensors", detail)
     return Verdict("types", "good", "The INT8 model is fully INT8", detail)
+
+
+def same_on_device(checks: Sequence[MicroCheck]) -> Verdict:
+    """Whether TFLite Micro gives what the reference kernels gave, on which the report rests."""
+    found = next((check for check in checks if check.model == "int8"), None)
+    if found is None:
+        detail = "Needs: pip install 'wakeword_keras[firmware]', then tools.evaluate."
+        return Verdict("device", "open", "Not run on TFLite Micro", detail)
+    level = "good" if found.max_lsb <= MICRO_LIMIT_LSB else "poor"
+    where = "" if found.first_layer is None else f" The first layer to differ: {found.first_layer}."
+    return Verdict(
+        "device",
+        level,
+        f"TFLite Micro gives {percent(found.equal)} of outputs bit for bit",
+        f"At most {found.max_lsb} LSB from the reference kernels (limit {MICRO_LIMIT_LSB}) on "
+        f"{found.clips} test clips.{where}",
+    )
 
 
 def same_in_onnx(agreements: Sequence[Agreement]) -> Verdict:

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import tf_keras as keras
+
+from wakeword_keras import InputError, micro, models, runtimes
+from wakeword_keras.export import tflite
+
+needs_micro = pytest.mark.skipif(not micro.installed(), reason="needs the extra firmware")
+FRAMES, CHANNELS = 20, 8
+
+
+@pytest.fixture(scope="module")
+def features():
+    return np.random.default_rng(0).uniform(0, 26, (24, FRAMES, CHANNELS)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, features):
+    keras.utils.set_random_seed(1)
+    path = tmp_path_factory.mktemp("micro") / "model.tflite"
+    small = models.build("ds_cnn", FRAMES, CHANNELS, 2)
+    path.write_bytes(tflite.int8_model(small, lambda: ([clip[None]] for clip in features)))
+    return path
+
+
+@needs_micro
+def test_the_device_gives_the_reference_kernels_bits(model, features):
+    found = micro.check("int8", model, features)
+    assert found == micro.MicroCheck("int8", len(features), 0, 1.0, None)
+    # Nothing is proven by an output that never moves.
+    assert len(np.unique(runtimes.tflite_int8_scores(model, features), axis=0)) > len(features) / 2
+
+
+@needs_micro
+def test_a_difference_is_counted_and_its_first_layer_named(model, features, monkeypatch):
+    """A file that differs in one convolution's bias plays the desktop's interpreter."""
+    graph = runtimes.schema.ModelT.InitFromPackedBuf(model.read_bytes(), 0)
+    operators = micro.tflite_graph.read(model).operators
+    middle = operators[len(operators) // 2]
+    (op,) = [op for op in graph.subgraphs[0].operators if op.outputs[0] == middle.writes]
+    bias = graph.subgraphs[0].tensors[op.inputs[2]]
+    damaged = np.frombuffer(bytes(graph.buffers[bias.buffer].data), np.int32) + 4000
+    bias.buffer = len(graph.buffers)  # one of its own: equal biases share one
+    graph.buffers.append(runtimes.schema.BufferT())
+    graph.buffers[-1].data = np.frombuffer(damaged.tobytes(), np.uint8)
+    other = model.with_name("other.tflite")
+    other.write_bytes(micro.tflite_graph.pack(graph))
+    opened = micro._open
+    monkeypatch.setattr(micro, "_open", lambda path, **options: opened(other, **options))
+    found = micro.check("int8", model, features)
+    assert found.max_lsb > 0
+    assert found.equal < 1
+    assert found.first_layer == f"{middle.layers[0]} ({middle.kind})"
+    assert found.first_layer in micro.table([found])
+
+
+@needs_micro
+def test_a_float_model_is_refused(tmp_path, features):
+    path = tmp_path / "float.tflite"
+    path.write_bytes(tflite.float_model(models.build("ds_cnn", FRAMES, CHANNELS, 1)))
+    with pytest.raises(InputError, match="not int8"):
+        micro.check("int8", path, features)
+
+
+def test_without_the_extra_the_mend_is_named(model, features, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tflite_micro", None)
+    with pytest.raises(InputError, match=r"pip install 'wakeword_keras\[firmware\]'"):
+        micro.check("int8", model, features)

@@ -1,0 +1,130 @@
+"""The INT8 model on TFLite Micro, the interpreter that runs on the device.
+
+The reference kernels of the desktop's interpreter stand for the device's everywhere else in the
+report; here both run on the same clips, so that this is measured, not believed.
+"""
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from wakeword_keras import runtimes, tflite_graph
+from wakeword_keras.affine import quantize
+from wakeword_keras.errors import InputError
+
+CLIPS = 200
+"""As many test clips are compared."""
+# Ample for every architecture: what a device needs is less, its pointers are half as long.
+_ARENA_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class MicroCheck:
+    """One INT8 file on TFLite Micro against the reference kernels (BUILTIN_REF).
+
+    Attributes:
+      model: name.
+      clips: compared.
+      max_lsb: largest difference, in steps of the output.
+      equal: share of clips with the same bits.
+      first_layer: where the clip with the largest difference first differs; None if none does.
+    """
+
+    model: str
+    clips: int
+    max_lsb: int
+    equal: float
+    first_layer: str | None
+
+
+def installed() -> bool:
+    """Whether the extra `firmware` is there."""
+    return importlib.util.find_spec("tflite_micro") is not None
+
+
+def check(name: str, path: str | os.PathLike, features: NDArray[np.float32]) -> MicroCheck:
+    """Run an INT8 model on TFLite Micro and compare it with the reference kernels.
+
+    Args:
+      name: of the model.
+      path: .tflite file, int8 in and out.
+      features: float32 [clips, frames, channels].
+
+    Raises:
+      InputError: the file is missing, not int8, or TFLite Micro cannot run it: an operator that it
+        lacks.
+    """
+    expected = runtimes.tflite_int8_scores(path, features).astype(int)
+    affine = runtimes.input_affine(path)
+    assert affine is not None, "int8, as tflite_int8_scores has checked"
+    clips = quantize(features, affine)
+    interpreter = _open(path)
+    progress = tqdm(clips, desc=f"{name} on TFLite Micro", unit="clip", disable=None, leave=False)
+    outputs = np.concatenate([_run(interpreter, clip) for clip in progress]).astype(int)
+    off = np.abs(outputs - expected).max(axis=1)
+    worst = int(off.argmax())
+    return MicroCheck(
+        name,
+        len(clips),
+        int(off.max()),
+        float((off == 0).mean()),
+        _first_difference(path, clips[worst]) if off.any() else None,
+    )
+
+
+def table(checks: Sequence[MicroCheck]) -> str:
+    """A line for each file, for the console."""
+    return "\n".join(
+        f"{c.model:<12}on TFLite Micro: {100 * c.equal:.2f} % of {c.clips} clips bit for bit as "
+        f"the reference kernels, at most {c.max_lsb} LSB off"
+        f"{'' if c.first_layer is None else f', first in {c.first_layer}'}"
+        for c in checks
+    )
+
+
+def _open(path: str | os.PathLike, **options: Any) -> Any:
+    try:
+        from tflite_micro import runtime
+    except ImportError as error:
+        raise InputError(f"{path}: needs: pip install 'wakeword_keras[firmware]'") from error
+    try:
+        return runtime.Interpreter.from_bytes(
+            Path(path).read_bytes(), arena_size=_ARENA_BYTES, **options
+        )
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{path}: TFLite Micro cannot run this model: {error}") from error
+
+
+def _run(interpreter: Any, clip: NDArray[np.int8]) -> NDArray[np.int8]:
+    interpreter.set_input(clip[np.newaxis], 0)
+    interpreter.invoke()
+    return np.array(interpreter.get_output(0))
+
+
+def _first_difference(path: str | os.PathLike, clip: NDArray[np.int8]) -> str:
+    """The first operator, in the order of the graph, whose output differs."""
+    from tflite_micro import runtime
+
+    micro = _open(path, intrepreter_config=runtime.InterpreterConfig.kPreserveAllTensors)
+    _run(micro, clip)
+    desktop = Interpreter(
+        str(path),
+        experimental_op_resolver_type=runtimes.KERNELS["reference"],
+        experimental_preserve_all_tensors=True,
+    )
+    desktop.allocate_tensors()
+    desktop.set_tensor(desktop.get_input_details()[0]["index"], clip[np.newaxis])
+    desktop.invoke()
+    for operator in tflite_graph.read(path).operators:
+        theirs = np.ravel(micro.GetTensor(operator.writes, 0)["tensor_data"])
+        if not np.array_equal(theirs, np.ravel(desktop.get_tensor(operator.writes))):
+            return f"{operator.layers[0] if operator.layers else operator.label} ({operator.kind})"
+    raise AssertionError(f"{path}: outputs differ, but no tensor does")
