@@ -85,11 +85,12 @@ def test_a_value_is_rounded_twice():
     np.testing.assert_array_equal(twice, [3])
 
 
-def test_the_mean_of_few_values_is_up_to_three_quarters_of_a_step_off():
-    """Sum 4 of 7 values at 2.3: 1.314. The kernel has 1 bit below the point: 1.5, and then 2."""
-    x = tf.reshape(tf.constant([4.0] + [0.0] * 6), (1, 7, 1, 1))
-    mean = kernels.mean(x, (1, 2), False, tf.constant(2.3, tf.float64))
-    np.testing.assert_array_equal(mean, [[2 if 2.3 * 4 / 7 * 2 >= 2.5 else 1]])
+@pytest.mark.parametrize(("total", "expected"), [(8, 1), (9, 2), (10, 2), (-9, -2), (14, 2)])
+def test_the_mean_of_few_values_is_up_to_three_quarters_of_a_step_off(total, expected):
+    """9 / 7 = 1.29: with one bit below the point, ties up, it becomes 1.5, and then 2."""
+    x = tf.reshape(tf.constant([float(total)] + [0.0] * 6), (1, 7, 1, 1))
+    mean = kernels.mean(x, (1, 2), False, tf.constant(1.0, tf.float64))
+    np.testing.assert_array_equal(mean, [[expected]])
 
 
 def test_hard_swish_is_within_a_step_of_the_formula():
