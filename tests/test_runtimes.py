@@ -3,8 +3,10 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from wakeword_keras import InputError, affine, models, runtimes
+from wakeword_keras.export import tflite
 
 FRAMES, CHANNELS = 20, 8
 
@@ -33,8 +35,6 @@ def keras_model(features):
 
 @pytest.fixture(scope="module")
 def files(keras_model, features, tmp_path_factory):
-    import tensorflow as tf
-
     spec = tf.TensorSpec((1, FRAMES, CHANNELS), tf.float32)
     forward = tf.function(lambda x: keras_model(x, training=False)).get_concrete_function(spec)
     folder = tmp_path_factory.mktemp("tflite")
@@ -200,3 +200,23 @@ def test_opened_files_are_what_their_names_say(files, features):
 def test_importing_runtimes_does_not_import_tensorflow():
     code = "import sys, wakeword_keras.runtimes; sys.exit('tensorflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_file_with_a_sum_is_judged_by_the_kernels_whose_sum_is_right(tmp_path, features):
+    """SUM of a row of equal values: what BUILTIN_REF makes of it is not their sum."""
+
+    def summed(x):
+        return tf.reduce_sum(x, (1, 2))[:, None]
+
+    function = tf.function(summed).get_concrete_function(
+        tf.TensorSpec([1, *features.shape[1:]], tf.float32)
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
+    path = tmp_path / "sum.tflite"
+    quantizing = tflite._quantizing(converter, lambda: ([clip[None]] for clip in features))
+    path.write_bytes(quantizing.convert())
+    assert runtimes.device_kernels(path) == "optimized"
+    scale = runtimes.output_affine(path).scale
+    expected = features.sum((1, 2))[:, None]
+    logits = runtimes.tflite_scorer(path, runtimes.device_kernels(path))(features)
+    assert np.abs(logits - expected).max() < 4 * scale

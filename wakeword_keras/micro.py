@@ -28,7 +28,7 @@ _ARENA_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class MicroCheck:
-    """One INT8 file on TFLite Micro against the reference kernels (BUILTIN_REF).
+    """One INT8 file on TFLite Micro against `runtimes.device_kernels` (BUILTIN_REF but for SUM).
 
     Attributes:
       model: name.
@@ -62,7 +62,8 @@ def check(name: str, path: str | os.PathLike, features: NDArray[np.float32]) -> 
       InputError: the file is missing, not int8, or TFLite Micro cannot run it: an operator that it
         lacks.
     """
-    expected = runtimes.tflite_int8_scores(path, features).astype(int)
+    kernels = runtimes.device_kernels(path)
+    expected = runtimes.tflite_int8_scores(path, features, kernels).astype(int)
     affine = runtimes.input_affine(path)
     assert affine is not None, "int8, as tflite_int8_scores has checked"
     clips = quantize(features, affine)
@@ -84,7 +85,7 @@ def table(checks: Sequence[MicroCheck]) -> str:
     """A line for each file, for the console."""
     return "\n".join(
         f"{c.model:<12}on TFLite Micro: {100 * c.equal:.2f} % of {c.clips} clips bit for bit as "
-        f"the reference kernels, at most {c.max_lsb} LSB off"
+        f"the desktop's kernels, at most {c.max_lsb} LSB off"
         f"{'' if c.first_layer is None else f', first in {c.first_layer}'}"
         for c in checks
     )
@@ -117,7 +118,7 @@ def _first_difference(path: str | os.PathLike, clip: NDArray[np.int8]) -> str:
     _run(micro, clip)
     desktop = Interpreter(
         str(path),
-        experimental_op_resolver_type=runtimes.KERNELS["reference"],
+        experimental_op_resolver_type=runtimes.KERNELS[runtimes.device_kernels(path)],
         experimental_preserve_all_tensors=True,
     )
     desktop.allocate_tensors()

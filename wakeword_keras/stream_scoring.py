@@ -124,8 +124,9 @@ def open_models(paths: Mapping[str, Path]) -> dict[str, StreamModel]:
     """
     models = {}
     for name, path in paths.items():
-        output = runtimes.output_affine(path)
-        exact = None if output is None else runtimes.tflite_scorer(path, "reference")
+        output, exact = runtimes.output_affine(path), None
+        if output is not None:
+            exact = runtimes.tflite_scorer(path, runtimes.device_kernels(path))
         models[name] = StreamModel(runtimes.tflite_scorer(path, "xnnpack"), exact, output)
     return models
 
