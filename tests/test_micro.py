@@ -4,6 +4,8 @@ import tf_keras as keras
 
 from wakeword_keras import InputError, micro, models, runtimes
 from wakeword_keras.export import tflite
+from wakeword_keras.features import FrontendConfig
+from wakeword_keras.quantization import calibration, scheme
 
 needs_micro = pytest.mark.skipif(not micro.installed(), reason="needs the extra firmware")
 FRAMES, CHANNELS = 20, 8
@@ -29,6 +31,25 @@ def test_the_device_gives_the_reference_kernels_bits(model, features):
     assert found == micro.MicroCheck("int8", len(features), 0, 1.0, None)
     # Nothing is proven by an output that never moves.
     assert len(np.unique(runtimes.tflite_int8_scores(model, features), axis=0)) > len(features) / 2
+
+
+@needs_micro
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.ARCHITECTURES)
+def test_every_architecture_is_fully_int8_and_runs_on_the_device(name, tmp_path):
+    keras.utils.set_random_seed(1)
+    config = FrontendConfig()
+    shape = (micro.CLIPS, 98, config.channels)
+    clips = np.random.default_rng(0).uniform(0, 26, shape).astype(np.float32)
+    fp32 = models.build(name, *shape[1:], 1)
+    qat = scheme.quantize(fp32, config.input_affine)
+    calibration.calibrate(qat, fp32, clips[:32])
+    path = tmp_path / f"{name}.tflite"
+    path.write_bytes(tflite.int8_model(qat, lambda: ([clip[None]] for clip in clips[:4])))
+    assert runtimes.tensor_types(path).keys() <= {"INT8", "INT32"}
+    assert not {"QUANTIZE", "DEQUANTIZE"} & set(runtimes.operators(path))
+    found = micro.check(name, path, clips)
+    assert found.max_lsb <= 2, micro.table([found])
 
 
 @needs_micro
