@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from wakeword_keras import runtimes, tflite_graph
 from wakeword_keras.affine import INT8_MIN, Affine, dequantize, quantize
 from wakeword_keras.errors import InputError
+from wakeword_keras.recordings import few
 
 MAX_DB = 200.0
 """SQNR of a layer without any error; -200 of one that has no signal to be right about."""
@@ -167,7 +168,7 @@ def table(errors: LayerErrors, rows: int = 10) -> str:
             lines.append(f"    {e.hint}")
     for name, missing in (("FP32", errors.unmatched_fp32), ("INT8", errors.unmatched_int8)):
         if missing:
-            lines.append(f"{name} operators without a partner: {', '.join(missing)}")
+            lines.append(f"{name} operators without a partner: {few(missing)}")
     return "\n".join([*lines, f"{errors.clips} clips, {len(errors.layers)} layers compared"])
 
 

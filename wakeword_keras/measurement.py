@@ -163,6 +163,7 @@ def _clips(models: RunModels, data: HeldOut) -> evaluation.EvaluationReport:
     in_keras = {"fp32": models.fp32, "qat": device.device_model(models.qat, models.fp32)}
     scorers = {name: runtimes.keras_scorer(model) for name, model in in_keras.items()}
     facts = {name: runtimes.keras_facts(model) for name, model in in_keras.items()}
+    facts["qat"] = dataclasses.replace(facts["qat"], kernels="keras, as int8 kernels compute")
     scorers, facts = scorers | exported, facts | exported_facts
     for name, path in models.onnx.items():
         scorers[name] = runtimes.onnx_scorer(path)

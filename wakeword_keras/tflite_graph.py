@@ -90,7 +90,7 @@ def _operator(graph: Any, op: Any, kind: str, changing: set[int], which: int) ->
         tuple(t for t in inputs if t in changing),
         int(op.outputs[which]),
         _TYPES.get(output.type, "other"),
-        f"{kind} {output.name.decode()}",
+        f"{kind} {output.name.decode().split(';')[0]}",
     )
 
 
