@@ -307,3 +307,14 @@ def test_all_scores_equal_is_chance_for_every_model():
     for m in report.models.values():
         assert (m.roc_auc, m.recall_at_fpr_0_01, m.accuracy) == (0.5, 0.0, 0.5)
     assert report.quantization_error.decisions_flipped == 0
+
+
+def test_the_corners_of_the_det_curve_hold_the_area_under_it_and_end_where_all_fires():
+    report = run(*(make_scores(*random_split(seed)) for seed in (0, 1)))
+    for name, corners in report.to_json()["det"].items():
+        rate = np.array([0.0, *corners["false_positive_rate"]])
+        heard = 1 - np.array([1.0, *corners["miss_rate"]])
+        assert np.trapezoid(heard, rate) == pytest.approx(report.models[name].roc_auc, abs=1e-12)
+        assert (rate[-1], heard[-1]) == (1.0, 1.0)
+        assert len(corners["threshold"]) < len(report.scores.labels) / 2
+        assert np.all(np.diff(corners["threshold"]) < 0)

@@ -6,6 +6,7 @@ import pytest
 from test_report import findings_of, report_of, write_history
 
 from wakeword_keras import pictures
+from wakeword_keras.evaluation import detection_scores
 from wakeword_keras.scores import decisions
 
 
@@ -30,7 +31,7 @@ def test_flips_in_the_picture_are_those_of_the_report():
 def test_curves_pass_through_the_point_of_the_threshold(words):
     several = report_of(words, extra=1.5, warm=False)
     labels = several.scores.labels
-    scores, positive = pictures._detection_scores(several, "int8")
+    scores, positive = detection_scores(several.scores, "int8")
     threshold = several.models["int8"].threshold
     decided = decisions(several.scores.logits["int8"], threshold)
     np.testing.assert_array_equal(

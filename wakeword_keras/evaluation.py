@@ -91,6 +91,7 @@ class EvaluationReport:
             "models": {name: dataclasses.asdict(m) for name, m in self.models.items()},
             "quantization_error": dataclasses.asdict(self.quantization_error),
             "warm": {name: dataclasses.asdict(m) for name, m in self.warm.items()},
+            "det": {name: _det_corners(self.scores, name) for name in self.models},
         }
 
 
@@ -209,6 +210,31 @@ def _metrics(
         positives=positives,
         negatives=right.size - positives,
     )
+
+
+def detection_scores(scores: Scores, model: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """A score per clip for which `score >= threshold` on a positive means heard, and positives.
+
+    A positive whose highest logit is another word's is missed at every threshold: it gets a score
+    below all others.
+    """
+    logits = scores.logits[model]
+    highest, positive = logits.max(axis=1), scores.labels >= 0
+    confused = positive & (logits.argmax(axis=1) != scores.labels)
+    return np.where(confused, highest.min() - 1, highest), positive
+
+
+def _det_corners(scores: Scores, model: str) -> dict[str, list[float]]:
+    """The DET curve of a model at the points where it turns, but for that of never firing."""
+    curve = detection.det_curve(*detection_scores(scores, model))
+    rates = np.stack([curve.false_positive_rate, curve.miss_rate])
+    moved = np.diff(rates, axis=1) != 0
+    turns = np.append((moved[:, 1:] != moved[:, :-1]).any(axis=0) | moved[:, 1:].all(axis=0), True)
+    return {
+        "threshold": curve.thresholds[1:][turns].tolist(),
+        "false_positive_rate": rates[0, 1:][turns].tolist(),
+        "miss_rate": rates[1, 1:][turns].tolist(),
+    }
 
 
 def console_table(report: EvaluationReport) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wakeword_keras import detection, error_plots, plots
 from wakeword_keras.drawing import MODEL_NAMES
 from wakeword_keras.errors import InputError
-from wakeword_keras.evaluation import EvaluationReport
+from wakeword_keras.evaluation import EvaluationReport, detection_scores
 from wakeword_keras.layer_error import LayerErrors
 from wakeword_keras.measurement import Findings
 from wakeword_keras.quantization_error import STEPS
@@ -78,7 +78,7 @@ def _curves(report: EvaluationReport) -> Iterator[tuple[str, Figure]]:
     for name in _CURVE_MODELS:
         if name not in report.models:
             continue
-        scores, positive = _detection_scores(report, name)
+        scores, positive = detection_scores(report.scores, name)
         curve = detection.det_curve(scores, positive)
         curves[name] = (curve.false_positive_rate, curve.miss_rate)
         fired = scores >= report.models[name].threshold
@@ -187,17 +187,3 @@ def _read_csv(path: Path) -> list[dict[str, float]]:
             raise InputError(
                 f"{path}: not a table of numbers ({error}): remove it or train again"
             ) from error
-
-
-def _detection_scores(
-    report: EvaluationReport, name: str
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """A score per clip for which `score >= threshold` on a positive means heard, and by its name.
-
-    A positive whose highest logit is another word's is missed at every threshold: it gets a score
-    below all others.
-    """
-    logits, labels = report.scores.logits[name], report.scores.labels
-    scores, positive = logits.max(axis=1), labels >= 0
-    confused = positive & (logits.argmax(axis=1) != labels)
-    return np.where(confused, scores.min() - 1, scores), positive
