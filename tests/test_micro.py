@@ -49,6 +49,8 @@ def test_every_architecture_is_fully_int8_and_runs_on_the_device(name, tmp_path)
     assert runtimes.tensor_types(path).keys() <= {"INT8", "INT32"}
     assert not {"QUANTIZE", "DEQUANTIZE"} & set(runtimes.operators(path))
     found = micro.check(name, path, clips)
+    # The paper's S size has more than the 1024 buffers that TFLite Micro plans.
+    assert bool(found.refused) == (name == "conformer_s")
     assert found.max_lsb <= 2, micro.table([found])
 
 
@@ -73,6 +75,16 @@ def test_a_difference_is_counted_and_its_first_layer_named(model, features, monk
     assert found.equal < 1
     assert found.first_layer == f"{middle.layers[0]} ({middle.kind})"
     assert found.first_layer in micro.table([found])
+
+
+@needs_micro
+def test_a_model_that_the_device_cannot_hold_is_said_and_does_not_end_the_run(
+    model, features, monkeypatch
+):
+    monkeypatch.setattr(micro, "_ARENA_BYTES", 1000)
+    found = micro.check("int8", model, features)
+    assert found.refused
+    assert found.refused in micro.table([found])
 
 
 @needs_micro

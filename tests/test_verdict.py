@@ -150,3 +150,9 @@ def test_without_tflite_micro_the_line_is_open_and_says_how_to_get_it():
     found = verdict.same_on_device(())
     assert found.level == "open"
     assert "pip install" in found.detail
+
+
+def test_a_model_that_the_device_refuses_is_poor():
+    found = verdict.same_on_device([MicroCheck("int8", 0, 0, 0.0, None, "too many buffers")])
+    assert found.level == "poor"
+    assert "too many buffers" in found.detail

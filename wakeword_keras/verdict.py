@@ -189,6 +189,8 @@ def same_on_device(checks: Sequence[MicroCheck]) -> Verdict:
     if found is None:
         detail = "Needs: pip install 'wakeword_keras[firmware]', then tools.evaluate."
         return Verdict("device", "open", "Not run on TFLite Micro", detail)
+    if found.refused:
+        return Verdict("device", "poor", "TFLite Micro cannot run the model", f"{found.refused}.")
     level = "good" if found.max_lsb <= MICRO_LIMIT_LSB else "poor"
     where = "" if found.first_layer is None else f" The first layer to differ: {found.first_layer}."
     return Verdict(
