@@ -64,7 +64,8 @@ def test_gradients_are_those_of_fake_quantization_and_reach_every_weight():
             logits = judged(features, training=False)
         gradients.append(tape.gradient(logits, qat.trainable_weights))
     for ours, fake in zip(*gradients, strict=True):
-        np.testing.assert_allclose(ours, fake, atol=0.1 * np.abs(fake).max() + 1e-3)
+        # Both are linearised at activations that differ by a step here and there.
+        np.testing.assert_allclose(ours, fake, rtol=0, atol=0.01 * np.abs(fake).max() + 1e-6)
 
 
 @pytest.mark.parametrize("factor", [0.25, 0.3, 0.5, 0.9999999999, 1.0, 1 / 3000, 6.5])

@@ -157,7 +157,10 @@ def assert_all_int8(content):
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 def test_the_int8_block_computes_what_the_qat_block_computes(block, features):
-    model = trained(model_of(block), features, 3)
+    assert_int8_computes_what_qat_computes(trained(model_of(block), features, 3), features)
+
+
+def assert_int8_computes_what_qat_computes(model, features):
     qat = quantized(model, features)
     content = tflite.int8_model(qat, dataset_of(features[:2]))
     assert_all_int8(content)

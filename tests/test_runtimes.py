@@ -215,8 +215,9 @@ def test_a_file_with_a_sum_is_judged_by_the_kernels_whose_sum_is_right(tmp_path,
     path = tmp_path / "sum.tflite"
     quantizing = tflite._quantizing(converter, lambda: ([clip[None]] for clip in features))
     path.write_bytes(quantizing.convert())
-    assert runtimes.device_kernels(path) == "optimized"
+    kernels = runtimes.device_kernels(runtimes.operators(path))
+    assert kernels == "optimized"
     scale = runtimes.output_affine(path).scale
     expected = features.sum((1, 2))[:, None]
-    logits = runtimes.tflite_scorer(path, runtimes.device_kernels(path))(features)
+    logits = runtimes.tflite_scorer(path, kernels)(features)
     assert np.abs(logits - expected).max() < 4 * scale

@@ -15,7 +15,6 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from wakeword_keras.audio import SAMPLE_RATE_HZ
 from wakeword_keras.augmentation import AugmentConfig, augment_waveform, batch_seed, spec_augment
 from wakeword_keras.dataset import Shards, parse
 from wakeword_keras.errors import InputError
@@ -191,9 +190,8 @@ def _hearing(
     background = tf.constant(np.load(shards.directory / "background.npy"))
     rooms = None if impulse_responses is None else tf.constant(impulse_responses)
     # Half of the shift is left to each use: so many frames to spare on either side.
-    step_ms = 1000 * frontend.step_samples // SAMPLE_RATE_HZ
-    spare = augment.shift_ms // (2 * step_ms)
-    shifted = replace(augment, shift_ms=augment.shift_ms - spare * step_ms)
+    spare = augment.shift_ms // (2 * frontend.step_ms)
+    shifted = replace(augment, shift_ms=augment.shift_ms - spare * frontend.step_ms)
     frames = frontend.num_frames(shards.clip_samples) + 2 * spare
     margin = spare * frontend.step_samples
 

@@ -214,11 +214,8 @@ def _compare(
         _interpreter(tflite_graph.pack(fp32.model), "optimized"),
         _interpreter(content, "optimized"),
     )
-    # As runtimes.device_kernels chooses.
-    lacks_sum = all(operator.kind != "SUM" for operator in int8.operators)
-    quantized = _interpreter(
-        tflite_graph.pack(int8.model), "reference" if lacks_sum else "optimized"
-    )
+    kernels = runtimes.device_kernels(operator.kind for operator in int8.operators)
+    quantized = _interpreter(tflite_graph.pack(int8.model), kernels)
     details = {d["index"]: d for d in quantized.get_tensor_details()}
     tallies = {t: _Tally(_affine(details[t])) for t in (int8.input, *partner)}
     source = tallies[int8.input].affine

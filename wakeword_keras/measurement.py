@@ -173,15 +173,13 @@ def _clips(models: RunModels, data: HeldOut) -> evaluation.EvaluationReport:
         batches = (clip_batches(data, split, name) for name in conditions)
         return score(itertools.chain.from_iterable(batches), scorers)
 
-    output = runtimes.output_affine(models.exported["int8"])
-    assert output is not None, "open_tflite has checked that the model is int8"
     return evaluation.evaluate(
         # The device's front end is warm, a test set's cold: one threshold has to serve both.
         data.chosen.clips if data.chosen else scored("validation", *dataset.CONDITIONS),
         scored("test", "cold"),
         scored("test", "warm"),
         facts,
-        output.scale,
+        _logits_per_lsb(models),
         data.shards.wake_words,
     )
 
@@ -189,15 +187,20 @@ def _clips(models: RunModels, data: HeldOut) -> evaluation.EvaluationReport:
 def _agreements(
     models: RunModels, evaluated: evaluation.EvaluationReport
 ) -> tuple[agreement.Agreement, ...]:
-    output = runtimes.output_affine(models.exported["int8"])
-    assert output is not None, "open_tflite has checked that the model is int8"
     measured = evaluated.models.items()
     return agreement.measure(
         evaluated.scores,
         {name: metrics.threshold for name, metrics in measured},
         {name: metrics.bytes for name, metrics in measured},
-        output.scale,
+        _logits_per_lsb(models),
     )
+
+
+def _logits_per_lsb(models: RunModels) -> float:
+    """Step of the INT8 model's output."""
+    output = runtimes.output_affine(models.exported["int8"])
+    assert output is not None, "open_tflite has checked that the model is int8"
+    return output.scale
 
 
 def _on_device(models: RunModels, features: NDArray[np.float32]) -> tuple[micro.MicroCheck, ...]:

@@ -63,7 +63,7 @@ def check(name: str, path: str | os.PathLike, features: NDArray[np.float32]) -> 
     Raises:
       InputError: the file is missing or not int8, or the extra `firmware` is not installed.
     """
-    kernels = runtimes.device_kernels(path)
+    kernels = runtimes.device_kernels(runtimes.operators(path))
     expected = runtimes.tflite_int8_scores(path, features, kernels).astype(int)
     affine = runtimes.input_affine(path)
     assert affine is not None, "int8, as tflite_int8_scores has checked"
@@ -81,7 +81,7 @@ def check(name: str, path: str | os.PathLike, features: NDArray[np.float32]) -> 
         len(clips),
         int(off.max()),
         float((off == 0).mean()),
-        _first_difference(path, clips[worst]) if off.any() else None,
+        _first_difference(path, clips[worst], kernels) if off.any() else None,
     )
 
 
@@ -116,7 +116,7 @@ def _run(interpreter: Any, clip: NDArray[np.int8]) -> NDArray[np.int8]:
     return np.array(interpreter.get_output(0))
 
 
-def _first_difference(path: str | os.PathLike, clip: NDArray[np.int8]) -> str:
+def _first_difference(path: str | os.PathLike, clip: NDArray[np.int8], kernels: str) -> str:
     """The first operator, in the order of the graph, whose output differs."""
     from tflite_micro import runtime
 
@@ -124,7 +124,7 @@ def _first_difference(path: str | os.PathLike, clip: NDArray[np.int8]) -> str:
     _run(micro, clip)
     desktop = Interpreter(
         str(path),
-        experimental_op_resolver_type=runtimes.KERNELS[runtimes.device_kernels(path)],
+        experimental_op_resolver_type=runtimes.KERNELS[kernels],
         experimental_preserve_all_tensors=True,
     )
     desktop.allocate_tensors()

@@ -15,7 +15,7 @@ This module does not import TensorFlow unless a Keras model is scored.
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,17 +174,14 @@ def onnx_scorer(path: str | os.PathLike) -> Scorer:
     return score
 
 
-def device_kernels(path: str | os.PathLike) -> str:
-    """The kernels that come nearest to a microcontroller's on an INT8 file.
+def device_kernels(kinds: Iterable[str]) -> str:
+    """The kernels that come nearest to a microcontroller's on an INT8 model of these operators.
 
     The reference kernels equal TFLite Micro's bit for bit, but for SUM: LiteRT 2.3's reference SUM
     is off by up to 128 steps, its optimized one right. Nothing that is fine-tuned here has a SUM,
     post-training quantization of a Conformer has.
-
-    Raises:
-      InputError: the file is missing or no TFLite model.
     """
-    return "optimized" if "SUM" in operators(path) else "reference"
+    return "optimized" if "SUM" in kinds else "reference"
 
 
 def tflite_facts(
@@ -262,7 +259,7 @@ def open_tflite(
             raise InputError(f"unknown model {name!r}: one of {', '.join(_EXPORTED)}")
         _check_kind(name, path)
         # int8 is judged with the device's arithmetic; float kernels agree to rounding.
-        kernels = device_kernels(path) if name.startswith("int8") else "xnnpack"
+        kernels = device_kernels(operators(path)) if name.startswith("int8") else "xnnpack"
         scorers[name] = tflite_scorer(path, kernels)
         facts[name] = tflite_facts(path, kernels)
     return scorers, facts

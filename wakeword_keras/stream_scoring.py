@@ -126,7 +126,8 @@ def open_models(paths: Mapping[str, Path]) -> dict[str, StreamModel]:
     for name, path in paths.items():
         output, exact = runtimes.output_affine(path), None
         if output is not None:
-            exact = runtimes.tflite_scorer(path, runtimes.device_kernels(path))
+            kernels = runtimes.device_kernels(runtimes.operators(path))
+            exact = runtimes.tflite_scorer(path, kernels)
         models[name] = StreamModel(runtimes.tflite_scorer(path, "xnnpack"), exact, output)
     return models
 

@@ -172,8 +172,6 @@ def fit(
     history = callbacks.HistoryCsv(directory / "history.csv")
     history.keep(first_epoch)
     keep_best = callbacks.KeepBest(directory, model, history, patience=schedule.patience)
-    labels = data.validation[0].labels(len(data.shards.wake_words))
-    features = [condition.features for condition in data.validation]
     watchers = [
         callbacks.ProgressLine(schedule.epochs, steps, directory.name),
         history,
@@ -181,38 +179,49 @@ def fit(
         resume,
         keras.callbacks.TensorBoard(str(directory / "tensorboard"), write_graph=False),
     ]
-    weighed = _class_weighted(data) if loss.class_weights else lambda *batch: batch
-    for start, end, frozen in (
-        (0, schedule.frozen_from, False),
-        (schedule.frozen_from, schedule.epochs, True),
+    for start, end, judged, frozen in (
+        (0, schedule.frozen_from, model, False),
+        (schedule.frozen_from, schedule.epochs, frozen_model or model, True),
     ):
         start = max(start, first_epoch)
         if start >= end or keep_best.exhausted:
             continue
-        stream = batches.training_batches(
-            data.shards,
-            data.frontend,
-            data.augment,
-            data.config,
-            data.seed,
-            start,
-            end,
-            data.impulse_responses,
-        )
-        judged = frozen_model if frozen and frozen_model is not None else model
         outputs = judged(model.inputs, training=False) if frozen else model.outputs
-        metrics = callbacks.DetectionMetrics(judged, features, labels, loss.build())
         trainer = MonitoredModel(inputs=model.inputs, outputs=outputs)
         trainer.compile(optimizer, loss.build())
         trainer.fit(
-            stream.map(weighed),
+            _stream(data, loss, start, end),
             steps_per_epoch=steps,
             initial_epoch=start,
             epochs=end,
-            callbacks=[metrics, *watchers],  # metrics first: the others read its logs
+            # Metrics first: the others read its logs.
+            callbacks=[_metrics(judged, data, loss), *watchers],
             verbose=0,
         )
     keep_best.restore()
+
+
+def _metrics(
+    judged: keras.Model, data: TrainingData, loss: LossConfig
+) -> callbacks.DetectionMetrics:
+    labels = data.validation[0].labels(len(data.shards.wake_words))
+    features = [condition.features for condition in data.validation]
+    return callbacks.DetectionMetrics(judged, features, labels, loss.build())
+
+
+def _stream(data: TrainingData, loss: LossConfig, start: int, end: int) -> tf.data.Dataset:
+    """Batches of epochs `start` to `end - 1`, weighed by class if the loss asks for it."""
+    stream = batches.training_batches(
+        data.shards,
+        data.frontend,
+        data.augment,
+        data.config,
+        data.seed,
+        start,
+        end,
+        data.impulse_responses,
+    )
+    return stream.map(_class_weighted(data)) if loss.class_weights else stream
 
 
 def _optimizer(schedule: Schedule, steps: int) -> keras.optimizers.Optimizer:
