@@ -69,7 +69,7 @@ def check(name: str, path: str | os.PathLike, features: NDArray[np.float32]) -> 
     assert affine is not None, "int8, as tflite_int8_scores has checked"
     clips = quantize(features, affine)
     try:
-        interpreter = _open(path)
+        interpreter = _open(path, Path(path).read_bytes())
     except RuntimeError as error:
         return MicroCheck(name, 0, 0, 0.0, None, refused=str(error))
     progress = tqdm(clips, desc=f"{name} on TFLite Micro", unit="clip", disable=None, leave=False)
@@ -100,14 +100,12 @@ def _line(check: MicroCheck) -> str:
     )
 
 
-def _open(path: str | os.PathLike, **options: Any) -> Any:
+def _open(path: str | os.PathLike, content: bytes) -> Any:
     try:
         from tflite_micro import runtime
     except ImportError as error:
         raise InputError(f"{path}: needs: pip install 'wakeword_keras[firmware]'") from error
-    return runtime.Interpreter.from_bytes(
-        Path(path).read_bytes(), arena_size=_ARENA_BYTES, **options
-    )
+    return runtime.Interpreter.from_bytes(content, arena_size=_ARENA_BYTES)
 
 
 def _run(interpreter: Any, clip: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -118,20 +116,20 @@ def _run(interpreter: Any, clip: NDArray[np.int8]) -> NDArray[np.int8]:
 
 def _first_difference(path: str | os.PathLike, clip: NDArray[np.int8], kernels: str) -> str:
     """The first operator, in the order of the graph, whose output differs."""
-    from tflite_micro import runtime
-
-    micro = _open(path, intrepreter_config=runtime.InterpreterConfig.kPreserveAllTensors)
+    graph = tflite_graph.read(path)
+    # As outputs, all tensors are kept: TFLite Micro's own way to keep them holds at most 1,024.
+    graph.model.subgraphs[0].outputs = [operator.writes for operator in graph.operators]
+    graph.model.signatureDefs = []
+    content = tflite_graph.pack(graph.model)
+    micro = _open(path, content)
     _run(micro, clip)
     desktop = Interpreter(
-        str(path),
-        experimental_op_resolver_type=runtimes.KERNELS[kernels],
-        experimental_preserve_all_tensors=True,
+        model_content=content, experimental_op_resolver_type=runtimes.KERNELS[kernels]
     )
     desktop.allocate_tensors()
     desktop.set_tensor(desktop.get_input_details()[0]["index"], clip[np.newaxis])
     desktop.invoke()
-    for operator in tflite_graph.read(path).operators:
-        theirs = np.ravel(micro.GetTensor(operator.writes, 0)["tensor_data"])
-        if not np.array_equal(theirs, np.ravel(desktop.get_tensor(operator.writes))):
+    for index, operator in enumerate(graph.operators):
+        if not np.array_equal(micro.get_output(index), desktop.get_tensor(operator.writes)):
             return f"{operator.layers[0] if operator.layers else operator.label} ({operator.kind})"
     raise AssertionError(f"{path}: outputs differ, but no tensor does")
