@@ -118,9 +118,9 @@ def batches():
     ).batch(8)
 
 
-def monitored(model):
+def monitored(model, teacher=None):
     trainer = MonitoredModel(inputs=model.inputs, outputs=model.outputs)
-    trainer.compile(keras.optimizers.Adam(0.01), FocalLoss(2.0, None))
+    trainer.compile(keras.optimizers.Adam(0.01), FocalLoss(2.0, None), teacher)
     return trainer
 
 
@@ -155,6 +155,64 @@ def test_shares_count_the_sample_weights(batches):
     history = trainer.fit(silenced, verbose=0).history
     assert history["share_noise"] == [0.0]
     assert history["share_positive"][0] + history["share_speech"][0] == pytest.approx(1, abs=1e-6)
+
+
+def frozen_norms(model):
+    """The same model with batch norms in inference mode: its step is deterministic in its input."""
+    for layer in model.layers:
+        layer.trainable = not isinstance(layer, layers.BatchNormalization)
+    return model
+
+
+def test_a_student_learns_its_teachers_logits_whatever_the_labels_say(batches):
+    teacher = plain_model()
+    teacher.set_weights([weight * 1.5 for weight in teacher.get_weights()])
+    wrong = batches.map(lambda x, y, w, g: (x, 1.0 - y, w, g))
+    students = []
+    for data in (batches, wrong):
+        student = frozen_norms(plain_model())
+        history = monitored(student, teacher).fit(data, epochs=30, verbose=0).history
+        assert history["logit_error"][-1] < 0.2 * history["logit_error"][0]
+        students.append(student.get_weights())
+    for a, b in zip(*students, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_logit_error_is_the_root_of_the_weighted_mean_square(batches):
+    student, teacher = frozen_norms(plain_model(2)), plain_model(2)
+    teacher.layers[-1].bias.assign([3.0, -4.0])  # 3 and 4 apart on every clip
+    trainer = monitored(student, teacher)
+    trainer.optimizer.learning_rate.assign(0.0)
+    data = batches.map(lambda x, y, w, g: (x, tf.repeat(y, 2, axis=1), w, g))
+    assert trainer.fit(data, verbose=0).history["logit_error"][0] == pytest.approx(np.sqrt(12.5))
+
+
+def test_a_clips_weight_scales_what_is_learnt_from_its_teacher(batches):
+    teacher = plain_model()
+    teacher.layers[-1].bias.assign([1.0])
+    half = batches.map(lambda x, y, w, g: (x, y, tf.fill((8,), 0.5), g))
+    bias = []
+    for data in (half, half.map(lambda x, y, w, g: (x, y, 2 * w, g))):
+        student = frozen_norms(plain_model())
+        trainer = MonitoredModel(inputs=student.inputs, outputs=student.outputs)
+        trainer.compile(keras.optimizers.SGD(0.01), FocalLoss(2.0, None), teacher)
+        trainer.fit(data.take(1), verbose=0)
+        bias.append(float(student.layers[-1].bias.numpy()[0]))
+    # The slope of (1 - b)^2 at b = 0 is -2.
+    np.testing.assert_allclose(bias, [0.01, 0.02], rtol=1e-5)
+
+
+def test_a_teacher_is_neither_trained_nor_saved(batches):
+    teacher, student = plain_model(), plain_model()
+    teacher.layers[-1].bias.assign([1.0])
+    before = teacher.get_weights()
+    trainer = monitored(student, teacher)
+    trainer.fit(batches, verbose=0)
+    for a, b in zip(before, teacher.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert {id(v) for v in trainer.trainable_variables} == {
+        id(v) for v in student.trainable_variables
+    }
 
 
 def test_several_wake_words_each_count():

@@ -33,6 +33,7 @@ COLUMNS = (
     "hardest_tenth_weight",
     "hardest_tenth_weight_ce",
     *(f"share_{group}" for group in GROUPS),
+    "logit_error",
 )
 
 
@@ -300,6 +301,8 @@ class ProgressLine(keras.callbacks.Callback):
 
 def _described(logs: dict[str, float]) -> str:
     parts = [f"loss {logs['loss']:.4f}"]
+    if "logit_error" in logs:
+        parts.append(f"logits {logs['logit_error']:.3f} from FP32")
     if "val_auc" in logs:
         parts.append(f"val AUC {logs['val_auc']:.5f}")
         parts.append(f"recall at 1 % FPR {logs['val_recall_at_fpr_0_01']:.3f}")

@@ -158,11 +158,12 @@ def fit(
     schedule: Schedule,
     directory: Path,
     frozen_model: keras.Model | None = None,
+    teacher: keras.Model | None = None,
 ) -> None:
     """The training loop of both stages: resumable, logged, ending with the best epoch's weights.
 
     `frozen_model`, on the same variables, is what trains and is judged in the frozen part; the
-    model itself if None.
+    model itself if None. With a `teacher` its logits are learnt instead of the labels.
     """
     directory.mkdir(parents=True, exist_ok=True)
     steps = batches.steps_per_epoch(data.shards, data.config)
@@ -188,7 +189,7 @@ def fit(
             continue
         outputs = judged(model.inputs, training=False) if frozen else model.outputs
         trainer = MonitoredModel(inputs=model.inputs, outputs=outputs)
-        trainer.compile(optimizer, loss.build())
+        trainer.compile(optimizer, loss.build(), teacher)
         trainer.fit(
             _stream(data, loss, start, end),
             steps_per_epoch=steps,

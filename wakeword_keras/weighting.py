@@ -77,6 +77,10 @@ class MonitoredModel(keras.Model):
     Its batches are (features, labels, sample weights, groups), groups int32 [batch], numbers of
     GROUPS. It shares its layers with the model it is made of, which stays the one to save:
     `MonitoredModel(inputs=model.inputs, outputs=model.outputs)`.
+
+    Compiled with a `teacher`, a model of the same input and output, it learns the teacher's logits:
+    it minimises their mean squared difference (Ba and Caruana 2014, arXiv:1312.6184, section 2.2),
+    and logs its root as `logit_error`; the loss of the labels is only logged.
     """
 
     def train_step(self, data: tuple) -> dict[str, tf.Tensor]:
@@ -84,17 +88,31 @@ class MonitoredModel(keras.Model):
         features, labels, weights, self._groups = data
         return super().train_step((features, labels, weights))
 
+    def compute_loss(self, x, y, y_pred, sample_weight) -> tf.Tensor:
+        """The compiled loss, or the teacher's squared difference, which a clip's weight scales."""
+        loss = super().compute_loss(x, y, y_pred, sample_weight)
+        if self._taught is None:
+            return loss
+        logits = self._taught(x)
+        self._logit_error.update_state(logits, y_pred, sample_weight)
+        squares = tf.reduce_mean(tf.square(logits - y_pred), axis=-1)
+        return tf.reduce_mean(squares * sample_weight)
+
     def compute_metrics(self, x, y, y_pred, sample_weight) -> dict[str, tf.Tensor]:
         """Keras' metrics, and the loss's weighting."""
         losses = self.loss.call(y, y_pred) * sample_weight
         self._weighting.update_state(y, y_pred, self._groups, losses)
         return super().compute_metrics(x, y, y_pred, sample_weight) | self._weighting.result()
 
-    def compile(self, optimizer, loss, **kwargs) -> None:  # noqa: D102
+    def compile(self, optimizer, loss, teacher=None, **kwargs) -> None:  # noqa: D102
         super().compile(optimizer, loss, **kwargs)
         self._weighting = LossWeighting(loss.gamma)
+        self._logit_error = keras.metrics.RootMeanSquaredError("logit_error")
+        # In a function Keras does not find it: a teacher's weights are not to be trained.
+        self._taught = None if teacher is None else lambda x: teacher(x, training=False)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """All metrics, so that Keras resets them at each epoch."""
-        return [*super().metrics, self._weighting]
+        own = [self._weighting] if self._taught is None else [self._weighting, self._logit_error]
+        return [*super().metrics, *own]

@@ -67,4 +67,4 @@ def finetune(
         frozen_from=config.frozen_from,
     )
     exact = device.device_model(qat, fp32)
-    training.fit(qat, data, loss, schedule, directory, exact)
+    training.fit(qat, data, loss, schedule, directory, exact, teacher=fp32)
