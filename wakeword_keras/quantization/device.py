@@ -21,6 +21,9 @@ from wakeword_keras.quantization import kernels, ranges
 
 WEIGHT_STEPS = 254  # from -127 to 127
 
+TABULATED = {"sigmoid": tf.sigmoid, "tanh": tf.tanh}
+"""Activations whose kernel is a table of the float function."""
+
 
 @dataclass(frozen=True)
 class _Affine:
@@ -160,15 +163,43 @@ def _exact(chain, wrapper, read: Sequence[_Tensor], out: _Affine):
         pooled = head(read[0].steps)
         zero_point = tf.cast(out.zero_point, tf.float32)
         return tf.cast(kernels.half_away(pooled + zero_point) - zero_point, tf.float64)
-    if len(read) != 2:
+    if isinstance(head, operations.UnitLength):
+        return kernels.unit_length(read[0].steps)
+    if type(head) is layers.Softmax or type(head) is layers.Activation:
+        return _activation(head, read[0], out)
+    if type(head) in (operations.HeadBias, operations.RelativePositions):
+        b = _constant(wrapper)
+    elif len(read) == 2:
+        b = read[1]
+    else:
         return None
-    a, b = read
+    a = read[0]
+    if type(head) in (operations.MatMul, operations.RelativePositions):
+        transpose_b = getattr(head, "transpose_b", False)
+        sums = tf.matmul(a.steps, b.steps, transpose_b=transpose_b)
+        return kernels.rescaled(sums, scale * b.affine.scale / out.scale)
     if type(head) is layers.Multiply:
         return kernels.rescaled(a.steps * b.steps, scale * b.affine.scale / out.scale)
-    if type(head) in (layers.Add, layers.Subtract):
+    if type(head) in (layers.Add, layers.Subtract, operations.HeadBias):
         sign = -1 if type(head) is layers.Subtract else 1
         return kernels.total(a.steps, b.steps, scale, b.affine.scale, out.scale, sign)
     return None
+
+
+def _activation(head: layers.Layer, x: _Tensor, out: _Affine):
+    name = "softmax" if type(head) is layers.Softmax else ranges.activation_name(head)
+    if name == "softmax":
+        return kernels.softmax(x.steps, x.affine.scale)
+    if name in TABULATED:
+        return kernels.tabulated(x.steps, TABULATED[name], x.affine.scale, out.scale)
+    return None
+
+
+def _constant(wrapper) -> _Tensor:
+    """What a kernel adds or multiplies with that the file holds."""
+    ((weight, quantizer, variables),) = wrapper._weight_vars
+    quantized = quantizer(weight, False, weights=variables)
+    return _Tensor(quantized, _affine_of(variables["min_var"], variables["max_var"]))
 
 
 def _convolution(chain, wrapper, x: _Tensor, out: _Affine):

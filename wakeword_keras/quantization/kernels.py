@@ -12,6 +12,8 @@ Source: tensorflow/lite/kernels/internal/common.h, reference/ and reference/inte
 
 import tensorflow as tf
 
+from wakeword_keras.quantization import fixed_point as q31
+
 _MANTISSA_BITS = 31
 
 
@@ -36,10 +38,7 @@ def fixed_point(factor):
     Returns:
       Mantissa, a whole number in [2^30, 2^31), and exponent; float64.
     """
-    exponent = tf.floor(tf.math.log(factor) / tf.math.log(tf.constant(2.0, tf.float64))) + 1
-    # The logarithm of a power of two may fall on either side of a whole number.
-    exponent += tf.cast(factor * 2**-exponent >= 1, tf.float64)
-    exponent -= tf.cast(factor * 2**-exponent < 0.5, tf.float64)
+    exponent = tf.cast(q31.exponent(factor), tf.float64)
     mantissa = half_away(factor * 2 ** (_MANTISSA_BITS - exponent))
     overflow = tf.cast(mantissa >= 2**_MANTISSA_BITS, tf.float64)
     return mantissa / (1 + overflow), exponent + overflow
@@ -115,6 +114,53 @@ def hard_swish(x, scale_in, scale_out):
     truncated = tf.sign(product) * tf.floor(tf.abs(product))
     table = half_away(truncated * 2**out_exponent)
     return tf.gather(table, tf.cast(x, tf.int32) + 255)
+
+
+def tabulated(x, function, scale_in, scale_out: float):
+    """LOGISTIC and TANH: a table of a float function.
+
+    TFLite Micro computes them in fixed point: where a value is near a tie, or beyond what that
+    holds, it may be a step off (60 of 384,000 LOGISTIC values, all at powers of two or large).
+
+    Args:
+      x: steps, within +-255.
+      function: of a float64 tensor.
+      scale_in: float64 scalar.
+      scale_out: of the output.
+    """
+    table = half_away(function(tf.range(-255, 256, dtype=tf.float64) * scale_in) / scale_out)
+    return tf.gather(table, tf.cast(x, tf.int32) + 255)
+
+
+def softmax(x, scale_in):
+    """SOFTMAX over the last axis, to steps of 1/256.
+
+    Args:
+      x: steps, within +-255.
+      scale_in: float64 scalar.
+    """
+    mantissa, exponent = fixed_point(scale_in * 2**q31.EXP_BITS)
+    # So far below the highest value the kernel takes e^x for 0.
+    reach = tf.floor((2 ** (31 - q31.EXP_BITS) - 1) * 2 ** (q31.EXP_BITS - exponent))
+    below = tf.range(0, 256, dtype=tf.float64)
+    real = tf.cast(scaled(-tf.minimum(below, reach), mantissa, exponent), tf.int64)
+    table = tf.where(below <= reach, q31.exp(real), 0)
+    powers = tf.gather(table, tf.cast(tf.reduce_max(x, -1, keepdims=True) - x, tf.int32))
+    inverse, shift = q31.reciprocal(tf.reduce_sum(q31.halved(powers, 12), -1, keepdims=True))
+    return tf.cast(q31.halved(q31.times(inverse, powers), 31 - 8 + shift), tf.float64)
+
+
+def unit_length(x):
+    """L2_NORMALIZATION over the last axis, to steps of 1/128.
+
+    Args:
+      x: steps, within +-255, at most 8000 in a vector.
+    """
+    wide = tf.cast(x, tf.float64)
+    # Below 1 only a vector of zeros is, and it stays one.
+    squared = tf.maximum(tf.reduce_sum(wide * wide, -1, keepdims=True), 1)
+    mantissa, exponent = q31.inverse_square_root(tf.cast(squared, tf.int64))
+    return scaled(wide, mantissa, exponent + 7)
 
 
 def _short_factor(factor):
