@@ -43,14 +43,11 @@ class _Affine:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor of the int8 graph: its real values, float32, with a gradient, and its affine."""
+    """A tensor of the int8 graph: real values with a gradient, steps without, both float32."""
 
     real: tf.Tensor
+    steps: tf.Tensor
     affine: _Affine
-
-    @property
-    def steps(self) -> tf.Tensor:
-        return tf.stop_gradient(tf.round(self.real / tf.cast(self.affine.scale, tf.float32)))
 
 
 def device_model(qat: keras.Model, fp32: keras.Model) -> keras.Model:
@@ -115,7 +112,8 @@ class _Device(layers.Layer):
         affine = _affine_of(quantizer.init_min, quantizer.init_max)
         scale = tf.cast(affine.scale, tf.float32)
         steps = kernels.half_away(tf.cast(inputs / scale, tf.float64))
-        return _Tensor(tf.cast(_clipped(steps, affine), tf.float32) * scale, affine)
+        steps = tf.cast(tf.clip_by_value(steps, affine.low, affine.high), tf.float32)
+        return _Tensor(steps * scale, steps, affine)
 
     def _layer(self, chain: Sequence[layers.Layer], read: Sequence[_Tensor]) -> _Tensor:
         wrapped = [self.qat.get_layer(f"quant_{layer.name}") for layer in chain]
@@ -123,16 +121,20 @@ class _Device(layers.Layer):
         for wrapper in wrapped:
             real = wrapper(real, training=False)
         affine = _output_affine(wrapped[-1]) or read[0].affine
+        scale = tf.cast(affine.scale, tf.float32)
         steps = _exact([w.layer for w in wrapped], wrapped[0], read, affine)
         if steps is None:
-            return _Tensor(real, affine)
-        steps = tf.minimum(_clipped(steps, affine), _ceiling(chain[-1], affine))
-        if _is_rectified(chain[-1]):
-            steps = tf.maximum(steps, 0)
-        exact = tf.cast(tf.reshape(steps, tf.shape(real)), tf.float32)
-        exact *= tf.cast(affine.scale, tf.float32)
-        # Forward the device's value, backward the gradient of fake quantization.
-        return _Tensor(real + tf.stop_gradient(exact - real), affine)
+            return _Tensor(real, tf.stop_gradient(tf.round(real / scale)), affine)
+        # Steps beyond what float32 holds are clipped anyway.
+        steps = tf.reshape(tf.cast(steps, tf.float32), (-1, *real.shape[1:]))
+        steps = tf.clip_by_value(steps, *_range(chain[-1], affine))
+        return _Tensor(_straight_through(steps * scale, real), steps, affine)
+
+
+@tf.custom_gradient
+def _straight_through(exact, real):
+    """The device's value forward, backward the gradient of fake quantization."""
+    return tf.identity(exact), lambda gradient: (None, gradient)
 
 
 def fused_chain(layer: layers.Layer, fp32: keras.Model) -> list[layers.Layer]:
@@ -150,6 +152,8 @@ def _exact(chain, wrapper, read: Sequence[_Tensor], out: _Affine):
     head, scale = chain[0], read[0].affine.scale
     if type(head) in ranges.KERNELS:
         return _convolution(chain, wrapper, read[0], out)
+    if isinstance(head, ranges.SAME_RANGE) and not isinstance(head, layers.AveragePooling2D):
+        return head(read[0].steps)
     if isinstance(head, activations.HardSwish):
         return kernels.hard_swish(read[0].steps, scale, out.scale)
     if isinstance(head, activations.HardSigmoidScale):
@@ -199,7 +203,8 @@ def _constant(wrapper) -> _Tensor:
     """What a kernel adds or multiplies with that the file holds."""
     ((weight, quantizer, variables),) = wrapper._weight_vars
     quantized = quantizer(weight, False, weights=variables)
-    return _Tensor(quantized, _affine_of(variables["min_var"], variables["max_var"]))
+    affine = _affine_of(variables["min_var"], variables["max_var"])
+    return _Tensor(quantized, tf.round(quantized / tf.cast(affine.scale, tf.float32)), affine)
 
 
 def _convolution(chain, wrapper, x: _Tensor, out: _Affine):
@@ -223,7 +228,8 @@ def _convolution(chain, wrapper, x: _Tensor, out: _Affine):
     unit = x.affine.scale * scale
     sums = _sums(head, x.steps, tf.cast(integers, tf.float32))
     sums = tf.cast(sums, tf.float64) * sign + kernels.half_away(tf.cast(bias, tf.float64) / unit)
-    return kernels.rescaled(sums, unit / out.scale)
+    rescaled = kernels.rescaled_once if type(head) is layers.Dense else kernels.rescaled
+    return rescaled(sums, unit / out.scale)
 
 
 def _sums(head: layers.Layer, steps, integers):
@@ -264,20 +270,17 @@ def _output_affine(wrapper) -> _Affine | None:
 def _affine_of(low, high) -> _Affine:
     """The affine that the converter makes of a range; the scale is float32 in the file."""
     low, high = tf.cast(low, tf.float64), tf.cast(high, tf.float64)
-    scale = (high - low) / (INT8_MAX - INT8_MIN)
+    # A constant of zeros has an empty range; the converter gives it a scale of 1.
+    scale = tf.where(high > low, (high - low) / (INT8_MAX - INT8_MIN), 1.0)
     zero_point = tf.clip_by_value(kernels.half_up(INT8_MIN - low / scale), INT8_MIN, INT8_MAX)
     return _Affine(tf.cast(tf.cast(scale, tf.float32), tf.float64), zero_point)
 
 
-def _clipped(steps, affine: _Affine):
-    return tf.clip_by_value(steps, affine.low, affine.high)
-
-
-def _is_rectified(layer: layers.Layer) -> bool:
-    return isinstance(layer, layers.ReLU) or ranges.activation_name(layer) in ranges.CLAMPS
-
-
-def _ceiling(layer: layers.Layer, affine: _Affine):
-    """The highest step that a ReLU6 lets pass, and int8 otherwise."""
-    six = ranges.activation_name(layer) == "relu6" or getattr(layer, "max_value", None) == 6
-    return kernels.half_away(6 / affine.scale) if six else affine.high
+def _range(layer: layers.Layer, affine: _Affine):
+    """The lowest and the highest step that a kernel writes, float32, by the clamp it ends with."""
+    name, high = ranges.activation_name(layer), affine.high
+    if name == "relu6" or getattr(layer, "max_value", None) == 6:
+        high = tf.minimum(high, kernels.half_away(6 / affine.scale))
+    is_rectified = isinstance(layer, layers.ReLU) or name in ranges.CLAMPS
+    low = tf.maximum(affine.low, 0) if is_rectified else affine.low
+    return tf.cast(low, tf.float32), tf.cast(high, tf.float32)

@@ -57,12 +57,19 @@ def scaled(x, mantissa, exponent):
     left = 2 ** tf.maximum(exponent, 0)
     right = 2 ** tf.minimum(exponent, 0)
     once = half_up(tf.cast(x, tf.float64) * (left * mantissa / 2**_MANTISSA_BITS))
-    return half_away(once * right)
+    # Rounding is to even; a factor just above 1 first moves ties, and only these, away from zero.
+    return tf.round(once * (right * (1 + 2.0**-50)))
 
 
 def rescaled(x, factor):
     """x times a positive float64 factor, as kernels do it."""
     return scaled(x, *fixed_point(factor))
+
+
+def rescaled_once(x, factor):
+    """x times a positive float64 factor, rounded once: FULLY_CONNECTED. TFLite Micro rounds twice."""
+    mantissa, exponent = fixed_point(factor)
+    return half_up(tf.cast(x, tf.float64) * (mantissa * 2 ** (exponent - _MANTISSA_BITS)))
 
 
 def mean(x, axes, keepdims: bool, factor):
