@@ -218,16 +218,15 @@ def _convolution(chain, wrapper, x: _Tensor, out: _Affine):
     scale = width / WEIGHT_STEPS
     quantized = tf.cast(quantizer(weight, False, weights=variables), tf.float64)
     factor, bias = _folded(chain)
-    by_channel = scale
+    by_channel = tf.where(factor < 0, -scale, scale)  # a negative scale turns the sums' sign
     if type(head) is layers.DepthwiseConv2D:  # [height, width, channels, multiplier]
-        by_channel = tf.reshape(scale, (-1, head.depth_multiplier))
+        by_channel = tf.reshape(by_channel, (-1, head.depth_multiplier))
     integers = tf.round(quantized / by_channel)
-    sign = tf.cast(tf.sign(factor), tf.float64)
     # Scales are float32 in the file, products of them double in the kernel.
     scale = tf.cast(tf.cast(scale * tf.cast(tf.abs(factor), tf.float64), tf.float32), tf.float64)
     unit = x.affine.scale * scale
-    sums = _sums(head, x.steps, tf.cast(integers, tf.float32))
-    sums = tf.cast(sums, tf.float64) * sign + kernels.half_away(tf.cast(bias, tf.float64) / unit)
+    sums = tf.cast(_sums(head, x.steps, tf.cast(integers, tf.float32)), tf.float64)
+    sums += kernels.half_away(tf.cast(bias, tf.float64) / unit)
     rescaled = kernels.rescaled_once if type(head) is layers.Dense else kernels.rescaled
     return rescaled(sums, unit / out.scale)
 

@@ -22,6 +22,11 @@ def exponent(x):
     return tf.bitwise.right_shift(tf.bitcast(x, tf.int64), _int64(52)) - 1022
 
 
+def power_of_two(exponent):
+    """2^exponent, float64, of int64: many times faster than a power."""
+    return tf.bitcast(tf.bitwise.left_shift(exponent + 1023, _int64(52)), tf.float64)
+
+
 def times(a, b):
     """The product a * b / 2^31, rounded."""
     return halved(a * b, 31)
@@ -88,9 +93,9 @@ def inverse_square_root(x):
       x: int64 in [1, 2^29).
 
     Returns:
-      A fraction and an exponent, float64: 1 / sqrt(x) ~ fraction * 2^exponent.
+      A fraction, float64, and an exponent, int64: 1 / sqrt(x) ~ fraction / 2^31 * 2^exponent.
     """
-    pairs = (31 - exponent(tf.cast(x, tf.float64))) // 2 - 1
+    pairs = tf.bitwise.right_shift(31 - exponent(tf.cast(x, tf.float64)), _int64(1)) - 1
     half = halved(tf.bitwise.left_shift(x, 2 * pairs), 2)
     # Numbers with 28 bits below the point, half of one in [1/4, 1) among them.
     y = _int64(2**28)
@@ -98,7 +103,7 @@ def inverse_square_root(x):
         cube = times(times(y, y), y) * 2**6
         y = (times(y, _int64(3 * 2**27)) - times(half, cube)) * 2**3
     y = times(y, _fraction(math.sqrt(0.5)))
-    return tf.cast(y, tf.float64), tf.cast(pairs - 11, tf.float64)
+    return tf.cast(y, tf.float64), pairs - 11
 
 
 def _fraction(value: float):

@@ -36,12 +36,12 @@ def fixed_point(factor):
       factor: float64, > 0.
 
     Returns:
-      Mantissa, a whole number in [2^30, 2^31), and exponent; float64.
+      Mantissa, a whole number in [2^30, 2^31), float64, and exponent, int64.
     """
-    exponent = tf.cast(q31.exponent(factor), tf.float64)
-    mantissa = half_away(factor * 2 ** (_MANTISSA_BITS - exponent))
-    overflow = tf.cast(mantissa >= 2**_MANTISSA_BITS, tf.float64)
-    return mantissa / (1 + overflow), exponent + overflow
+    exponent = q31.exponent(factor)
+    mantissa = half_up(factor * q31.power_of_two(_MANTISSA_BITS - exponent))
+    overflow = tf.cast(mantissa >= 2**_MANTISSA_BITS, tf.int64)
+    return mantissa * q31.power_of_two(-overflow), exponent + overflow
 
 
 def scaled(x, mantissa, exponent):
@@ -54,9 +54,9 @@ def scaled(x, mantissa, exponent):
     Returns:
       Whole numbers, float64, of x's shape.
     """
-    left = 2 ** tf.maximum(exponent, 0)
-    right = 2 ** tf.minimum(exponent, 0)
-    once = half_up(tf.cast(x, tf.float64) * (left * mantissa / 2**_MANTISSA_BITS))
+    left = q31.power_of_two(tf.maximum(exponent, 0) - _MANTISSA_BITS)
+    right = q31.power_of_two(tf.minimum(exponent, 0))
+    once = half_up(tf.cast(x, tf.float64) * (left * mantissa))
     # Rounding is to even; a factor just above 1 first moves ties, and only these, away from zero.
     return tf.round(once * (right * (1 + 2.0**-50)))
 
@@ -69,7 +69,9 @@ def rescaled(x, factor):
 def rescaled_once(x, factor):
     """x times a positive float64 factor, rounded once: FULLY_CONNECTED. TFLite Micro rounds twice."""
     mantissa, exponent = fixed_point(factor)
-    return half_up(tf.cast(x, tf.float64) * (mantissa * 2 ** (exponent - _MANTISSA_BITS)))
+    return half_up(
+        tf.cast(x, tf.float64) * (mantissa * q31.power_of_two(exponent - _MANTISSA_BITS))
+    )
 
 
 def mean(x, axes, keepdims: bool, factor):
@@ -94,8 +96,12 @@ def total(a, b, scale_a, scale_b, scale_out, sign: int = 1):
     """ADD, and with sign -1 SUB, of two tensors of steps; scales are float64 scalars."""
     common = 2 * tf.maximum(scale_a, scale_b)
     fine = 2.0**20
-    left = rescaled(tf.cast(a, tf.float64) * fine, scale_a / common)
-    right = rescaled(tf.cast(b, tf.float64) * fine, scale_b / common)
+
+    def in_common(x, scale):
+        mantissa, exponent = fixed_point(scale / common)
+        return scaled(x, fine * mantissa, exponent)
+
+    left, right = in_common(a, scale_a), in_common(b, scale_b)
     return rescaled(left + sign * right, common / (fine * scale_out))
 
 
@@ -111,15 +117,15 @@ def hard_swish(x, scale_in, scale_out):
     fine_scale = tf.cast(scale_in, tf.float32) / 128
     gate_mantissa, gate_exponent = _short_factor(fine_scale / tf.constant(3 / 32768, tf.float32))
     out_mantissa, out_exponent = _short_factor(fine_scale / tf.cast(scale_out, tf.float32))
-    gate = _saturated(fine * 2 ** tf.maximum(gate_exponent - 1, 0))
+    gate = _saturated(fine * q31.power_of_two(tf.maximum(gate_exponent - 1, 0)))
     gate = _saturated(half_up(gate * gate_mantissa / 2**15))
     gate = _saturated(gate * (1 + tf.cast(gate_exponent > 0, tf.float64)))
-    gate = half_away(gate * 2 ** tf.minimum(gate_exponent, 0))
+    gate = half_away(gate * q31.power_of_two(tf.minimum(gate_exponent, 0)))
     gate = tf.floor((gate + 2**15) / 2)
     value = _saturated(half_up(fine * out_mantissa / 2**15))
     product = gate * value / 2**15
     truncated = tf.sign(product) * tf.floor(tf.abs(product))
-    table = half_away(truncated * 2**out_exponent)
+    table = half_away(truncated * q31.power_of_two(out_exponent))
     return tf.gather(table, tf.cast(x, tf.int32) + 255)
 
 
@@ -146,9 +152,9 @@ def softmax(x, scale_in):
       x: steps, within +-255.
       scale_in: float64 scalar.
     """
-    mantissa, exponent = fixed_point(scale_in * 2**q31.EXP_BITS)
+    mantissa, exponent = fixed_point(scale_in * 2.0**q31.EXP_BITS)
     # So far below the highest value the kernel takes e^x for 0.
-    reach = tf.floor((2 ** (31 - q31.EXP_BITS) - 1) * 2 ** (q31.EXP_BITS - exponent))
+    reach = tf.floor(31 * q31.power_of_two(q31.EXP_BITS - exponent))
     below = tf.range(0, 256, dtype=tf.float64)
     real = tf.cast(scaled(-tf.minimum(below, reach), mantissa, exponent), tf.int64)
     table = tf.where(below <= reach, q31.exp(real), 0)
@@ -166,8 +172,8 @@ def unit_length(x):
     wide = tf.cast(x, tf.float64)
     # Below 1 only a vector of zeros is, and it stays one.
     squared = tf.maximum(tf.reduce_sum(wide * wide, -1, keepdims=True), 1)
-    mantissa, exponent = q31.inverse_square_root(tf.cast(squared, tf.int64))
-    return scaled(wide, mantissa, exponent + 7)
+    fraction, shift = q31.inverse_square_root(tf.cast(squared, tf.int64))
+    return scaled(wide, fraction, shift + 7)
 
 
 def _short_factor(factor):
