@@ -5,7 +5,8 @@ a deep network two such arithmetics drift apart by several steps of the output, 
 differs by more than one. So what is trained and judged last is this model, and what is exported
 has no other arithmetic: nothing is left to go wrong between QAT and INT8.
 
-Layers without an exact kernel here (softmax, attention) keep their fake quantization.
+A kernel that is not known here keeps its fake quantization: a Dense layer with a batch norm behind
+it, and a batch norm behind no layer with weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -96,13 +97,11 @@ class _Device(layers.Layer):
         for layer in fp32.layers:
             if isinstance(layer, layers.InputLayer):
                 tensors[layer.name] = self._input(inputs)
-            elif not ranges.folds_into_next(layer, fp32):
+            elif not ranges.folds_into_next(layer, fp32) or _concatenation(layer, fp32):
                 chain = fused_chain(layer, fp32)
                 before = chain[0].inbound_nodes[0].inbound_layers
                 before = before if isinstance(before, list) else [before]
-                read = [tensors[b.name] for b in before if b.name in tensors]
-                if len(read) == len(before):
-                    tensors[layer.name] = self._layer(chain, read)
+                tensors[layer.name] = self._layer(chain, [tensors[b.name] for b in before])
         return tensors[fp32.output_names[0]].real
 
     def _input(self, inputs) -> _Tensor:
@@ -115,18 +114,33 @@ class _Device(layers.Layer):
         steps = tf.cast(tf.clip_by_value(steps, affine.low, affine.high), tf.float32)
         return _Tensor(steps * scale, steps, affine)
 
+    def _output_affine(self, layer: layers.Layer) -> _Affine | None:
+        """The affine that a layer's output quantizer sets; None if it keeps its input's."""
+        (fp32,) = self.structure
+        while ranges.folds_into_next(layer, fp32):  # its output is a part of a concatenation's
+            (layer,) = ranges.consumers(layer, fp32)
+        wrapper = self.qat.get_layer(f"quant_{layer.name}")
+        quantizer = wrapper.quantize_config.get_output_quantizers(wrapper.layer)
+        if not quantizer:
+            return None
+        held: Mapping = wrapper._output_quantizer_vars
+        if not held:
+            return _affine_of(quantizer[0].init_min, quantizer[0].init_max)
+        return _affine_of(held["min_var"], held["max_var"])
+
     def _layer(self, chain: Sequence[layers.Layer], read: Sequence[_Tensor]) -> _Tensor:
         wrapped = [self.qat.get_layer(f"quant_{layer.name}") for layer in chain]
         real = read[0].real if len(read) == 1 else [tensor.real for tensor in read]
         for wrapper in wrapped:
             real = wrapper(real, training=False)
-        affine = _output_affine(wrapped[-1]) or read[0].affine
+        shape = (-1, *real.shape[1:])  # type: ignore[union-attr]
+        affine = self._output_affine(chain[-1]) or read[0].affine
         scale = tf.cast(affine.scale, tf.float32)
         steps = _exact([w.layer for w in wrapped], wrapped[0], read, affine)
         if steps is None:
             return _Tensor(real, tf.stop_gradient(tf.round(real / scale)), affine)
         # Steps beyond what float32 holds are clipped anyway.
-        steps = tf.reshape(tf.cast(steps, tf.float32), (-1, *real.shape[1:]))
+        steps = tf.reshape(tf.cast(steps, tf.float32), shape)
         steps = tf.clip_by_value(steps, *_range(chain[-1], affine))
         return _Tensor(_straight_through(steps * scale, real), steps, affine)
 
@@ -147,46 +161,50 @@ def fused_chain(layer: layers.Layer, fp32: keras.Model) -> list[layers.Layer]:
     return chain
 
 
+def _concatenation(layer: layers.Layer, fp32: keras.Model) -> bool:
+    """Whether a concatenation reads a layer: they share a range, but not a kernel."""
+    return any(type(reader) is layers.Concatenate for reader in ranges.consumers(layer, fp32))
+
+
 def _exact(chain, wrapper, read: Sequence[_Tensor], out: _Affine):
     """Steps that the kernel of a chain writes, before clamping; None where it is not known."""
-    head, scale = chain[0], read[0].affine.scale
+    head, x = chain[0], read[0]
     if type(head) in ranges.KERNELS:
-        return _convolution(chain, wrapper, read[0], out)
-    if isinstance(head, ranges.SAME_RANGE) and not isinstance(head, layers.AveragePooling2D):
-        return head(read[0].steps)
-    if isinstance(head, activations.HardSwish):
-        return kernels.hard_swish(read[0].steps, scale, out.scale)
-    if isinstance(head, activations.HardSigmoidScale):
-        return tf.cast(read[0].steps, tf.float64)  # from steps of 6/255 to steps of 1/255
-    if isinstance(head, layers.GlobalAveragePooling2D):
-        return kernels.mean(read[0].steps, (1, 2), head.keepdims, scale / out.scale)
-    if isinstance(head, operations.ChannelMean):
-        axis = len(read[0].real.shape) - 1
-        return kernels.mean(read[0].steps, (axis,), True, scale / out.scale)
+        return _convolution(chain, wrapper, x, out)
     if isinstance(head, layers.AveragePooling2D):
-        pooled = head(read[0].steps)
+        pooled = head(x.steps)
         zero_point = tf.cast(out.zero_point, tf.float32)
-        return tf.cast(kernels.half_away(pooled + zero_point) - zero_point, tf.float64)
+        return kernels.half_away(pooled + zero_point) - zero_point
+    if isinstance(head, ranges.SAME_RANGE):
+        return x.steps if isinstance(head, layers.Dropout) else head(x.steps)
+    if isinstance(head, activations.HardSwish):
+        return kernels.hard_swish(x.steps, x.affine.scale, out.scale)
+    if isinstance(head, activations.HardSigmoidScale):
+        return x.steps  # from steps of 6/255 to steps of 1/255
+    if isinstance(head, layers.GlobalAveragePooling2D):
+        return kernels.mean(x.steps, (1, 2), head.keepdims, x.affine.scale / out.scale)
+    if isinstance(head, operations.ChannelMean):
+        axis = len(x.real.shape) - 1
+        return kernels.mean(x.steps, (axis,), True, x.affine.scale / out.scale)
     if isinstance(head, operations.UnitLength):
-        return kernels.unit_length(read[0].steps)
-    if type(head) is layers.Softmax or type(head) is layers.Activation:
-        return _activation(head, read[0], out)
+        return kernels.unit_length(x.steps)
+    if type(head) in (layers.Softmax, layers.Activation):
+        return _activation(head, x, out)
     if type(head) in (operations.HeadBias, operations.RelativePositions):
-        b = _constant(wrapper)
-    elif len(read) == 2:
-        b = read[1]
-    else:
-        return None
-    a = read[0]
+        return _of_two(head, x, _constant(wrapper), out)
+    return _of_two(head, x, read[1], out) if len(read) == 2 else None
+
+
+def _of_two(head: layers.Layer, a: _Tensor, b: _Tensor, out: _Affine):
+    product = a.affine.scale * b.affine.scale / out.scale
+    if type(head) is layers.Multiply:
+        return kernels.rescaled(a.steps * b.steps, product)
     if type(head) in (operations.MatMul, operations.RelativePositions):
         transpose_b = getattr(head, "transpose_b", False)
-        sums = tf.matmul(a.steps, b.steps, transpose_b=transpose_b)
-        return kernels.rescaled(sums, scale * b.affine.scale / out.scale)
-    if type(head) is layers.Multiply:
-        return kernels.rescaled(a.steps * b.steps, scale * b.affine.scale / out.scale)
+        return kernels.rescaled(tf.matmul(a.steps, b.steps, transpose_b=transpose_b), product)
     if type(head) in (layers.Add, layers.Subtract, operations.HeadBias):
         sign = -1 if type(head) is layers.Subtract else 1
-        return kernels.total(a.steps, b.steps, scale, b.affine.scale, out.scale, sign)
+        return kernels.total(a.steps, b.steps, a.affine.scale, b.affine.scale, out.scale, sign)
     return None
 
 
@@ -253,17 +271,6 @@ def _folded(chain: Sequence[layers.Layer]):
         elif isinstance(layer, activations.HardSigmoidShift):
             bias = bias + 3.0
     return factor, bias
-
-
-def _output_affine(wrapper) -> _Affine | None:
-    """The affine that a layer's output quantizer sets; None if it keeps its input's."""
-    quantizer = wrapper.quantize_config.get_output_quantizers(wrapper.layer)
-    if not quantizer:
-        return None
-    held: Mapping = wrapper._output_quantizer_vars
-    if not held:
-        return _affine_of(quantizer[0].init_min, quantizer[0].init_max)
-    return _affine_of(held["min_var"], held["max_var"])
 
 
 def _affine_of(low, high) -> _Affine:

@@ -1,9 +1,9 @@
 """The arithmetic of TFLite's int8 reference kernels, bit for bit, in TensorFlow.
 
-TFLite Micro computes the same. A kernel does not round once: it multiplies by a 31-bit mantissa,
-rounds, shifts and rounds again, rounds its bias before, and evaluates hard-swish in 16 bits. Each
-of these moves a few values in a thousand by one step, and depth amplifies: a value on the other
-side of a rounding moves others behind it.
+TFLite Micro computes the same but for FULLY_CONNECTED, LOGISTIC and TANH. A kernel does not round
+once: it multiplies by a 31-bit mantissa, rounds, shifts and rounds again, rounds its bias before,
+and evaluates hard-swish in 16 bits. Each of these moves a few values in a thousand by one step, and
+depth amplifies: a value on the other side of a rounding moves others behind it.
 
 Values are *steps*: int8 minus zero point, whole numbers in float32. float32 holds the sums of a
 convolution exactly (below 2^24), float64 the products with a mantissa.
@@ -67,11 +67,12 @@ def rescaled(x, factor):
 
 
 def rescaled_once(x, factor):
-    """x times a positive float64 factor, rounded once: FULLY_CONNECTED. TFLite Micro rounds twice."""
+    """x times a positive float64 factor, rounded once.
+
+    FULLY_CONNECTED does so in TFLite; TFLite Micro's rounds twice, as all other kernels do.
+    """
     mantissa, exponent = fixed_point(factor)
-    return half_up(
-        tf.cast(x, tf.float64) * (mantissa * q31.power_of_two(exponent - _MANTISSA_BITS))
-    )
+    return half_up(tf.cast(x, tf.float64) * mantissa * q31.power_of_two(exponent - _MANTISSA_BITS))
 
 
 def mean(x, axes, keepdims: bool, factor):
