@@ -5,7 +5,8 @@ a deep network two such arithmetics drift apart by several steps of the output, 
 differs by more than one. So what is trained and judged last is this model, and what is exported
 has no other arithmetic: nothing is left to go wrong between QAT and INT8.
 
-Layers without an exact kernel here (softmax, attention) keep their fake quantization.
+A kernel that is not known here keeps its fake quantization: a Dense layer with a batch norm behind
+it, and a batch norm behind no layer with weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,9 @@ from wakeword_keras.models import activations, operations
 from wakeword_keras.quantization import kernels, ranges
 
 WEIGHT_STEPS = 254  # from -127 to 127
+
+TABULATED = {"sigmoid": tf.sigmoid, "tanh": tf.tanh}
+"""Activations whose kernel is a table of the float function."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,11 @@ class _Affine:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor of the int8 graph: its real values, float32, with a gradient, and its affine."""
+    """A tensor of the int8 graph: real values with a gradient, steps without, both float32."""
 
     real: tf.Tensor
+    steps: tf.Tensor
     affine: _Affine
-
-    @property
-    def steps(self) -> tf.Tensor:
-        return tf.stop_gradient(tf.round(self.real / tf.cast(self.affine.scale, tf.float32)))
 
 
 def device_model(qat: keras.Model, fp32: keras.Model) -> keras.Model:
@@ -96,13 +97,11 @@ class _Device(layers.Layer):
         for layer in fp32.layers:
             if isinstance(layer, layers.InputLayer):
                 tensors[layer.name] = self._input(inputs)
-            elif not ranges.folds_into_next(layer, fp32):
+            elif not ranges.folds_into_next(layer, fp32) or _concatenation(layer, fp32):
                 chain = fused_chain(layer, fp32)
                 before = chain[0].inbound_nodes[0].inbound_layers
                 before = before if isinstance(before, list) else [before]
-                read = [tensors[b.name] for b in before if b.name in tensors]
-                if len(read) == len(before):
-                    tensors[layer.name] = self._layer(chain, read)
+                tensors[layer.name] = self._layer(chain, [tensors[b.name] for b in before])
         return tensors[fp32.output_names[0]].real
 
     def _input(self, inputs) -> _Tensor:
@@ -112,24 +111,44 @@ class _Device(layers.Layer):
         affine = _affine_of(quantizer.init_min, quantizer.init_max)
         scale = tf.cast(affine.scale, tf.float32)
         steps = kernels.half_away(tf.cast(inputs / scale, tf.float64))
-        return _Tensor(tf.cast(_clipped(steps, affine), tf.float32) * scale, affine)
+        steps = tf.cast(tf.clip_by_value(steps, affine.low, affine.high), tf.float32)
+        return _Tensor(steps * scale, steps, affine)
+
+    def _output_affine(self, layer: layers.Layer) -> _Affine | None:
+        """The affine that a layer's output quantizer sets; None if it keeps its input's."""
+        (fp32,) = self.structure
+        while ranges.folds_into_next(layer, fp32):  # its output is a part of a concatenation's
+            (layer,) = ranges.consumers(layer, fp32)
+        wrapper = self.qat.get_layer(f"quant_{layer.name}")
+        quantizer = wrapper.quantize_config.get_output_quantizers(wrapper.layer)
+        if not quantizer:
+            return None
+        held: Mapping = wrapper._output_quantizer_vars
+        if not held:
+            return _affine_of(quantizer[0].init_min, quantizer[0].init_max)
+        return _affine_of(held["min_var"], held["max_var"])
 
     def _layer(self, chain: Sequence[layers.Layer], read: Sequence[_Tensor]) -> _Tensor:
         wrapped = [self.qat.get_layer(f"quant_{layer.name}") for layer in chain]
         real = read[0].real if len(read) == 1 else [tensor.real for tensor in read]
         for wrapper in wrapped:
             real = wrapper(real, training=False)
-        affine = _output_affine(wrapped[-1]) or read[0].affine
+        shape = (-1, *real.shape[1:])  # type: ignore[union-attr]
+        affine = self._output_affine(chain[-1]) or read[0].affine
+        scale = tf.cast(affine.scale, tf.float32)
         steps = _exact([w.layer for w in wrapped], wrapped[0], read, affine)
         if steps is None:
-            return _Tensor(real, affine)
-        steps = tf.minimum(_clipped(steps, affine), _ceiling(chain[-1], affine))
-        if _is_rectified(chain[-1]):
-            steps = tf.maximum(steps, 0)
-        exact = tf.cast(tf.reshape(steps, tf.shape(real)), tf.float32)
-        exact *= tf.cast(affine.scale, tf.float32)
-        # Forward the device's value, backward the gradient of fake quantization.
-        return _Tensor(real + tf.stop_gradient(exact - real), affine)
+            return _Tensor(real, tf.stop_gradient(tf.round(real / scale)), affine)
+        # Steps beyond what float32 holds are clipped anyway.
+        steps = tf.reshape(tf.cast(steps, tf.float32), shape)
+        steps = tf.clip_by_value(steps, *_range(chain[-1], affine))
+        return _Tensor(_straight_through(steps * scale, real), steps, affine)
+
+
+@tf.custom_gradient
+def _straight_through(exact, real):
+    """The device's value forward, backward the gradient of fake quantization."""
+    return tf.identity(exact), lambda gradient: (None, gradient)
 
 
 def fused_chain(layer: layers.Layer, fp32: keras.Model) -> list[layers.Layer]:
@@ -142,33 +161,68 @@ def fused_chain(layer: layers.Layer, fp32: keras.Model) -> list[layers.Layer]:
     return chain
 
 
+def _concatenation(layer: layers.Layer, fp32: keras.Model) -> bool:
+    """Whether a concatenation reads a layer: they share a range, but not a kernel."""
+    return any(type(reader) is layers.Concatenate for reader in ranges.consumers(layer, fp32))
+
+
 def _exact(chain, wrapper, read: Sequence[_Tensor], out: _Affine):
     """Steps that the kernel of a chain writes, before clamping; None where it is not known."""
-    head, scale = chain[0], read[0].affine.scale
+    head, x = chain[0], read[0]
     if type(head) in ranges.KERNELS:
-        return _convolution(chain, wrapper, read[0], out)
-    if isinstance(head, activations.HardSwish):
-        return kernels.hard_swish(read[0].steps, scale, out.scale)
-    if isinstance(head, activations.HardSigmoidScale):
-        return tf.cast(read[0].steps, tf.float64)  # from steps of 6/255 to steps of 1/255
-    if isinstance(head, layers.GlobalAveragePooling2D):
-        return kernels.mean(read[0].steps, (1, 2), head.keepdims, scale / out.scale)
-    if isinstance(head, operations.ChannelMean):
-        axis = len(read[0].real.shape) - 1
-        return kernels.mean(read[0].steps, (axis,), True, scale / out.scale)
+        return _convolution(chain, wrapper, x, out)
     if isinstance(head, layers.AveragePooling2D):
-        pooled = head(read[0].steps)
+        pooled = head(x.steps)
         zero_point = tf.cast(out.zero_point, tf.float32)
-        return tf.cast(kernels.half_away(pooled + zero_point) - zero_point, tf.float64)
-    if len(read) != 2:
-        return None
-    a, b = read
+        return kernels.half_away(pooled + zero_point) - zero_point
+    if isinstance(head, ranges.SAME_RANGE):
+        return x.steps if isinstance(head, layers.Dropout) else head(x.steps)
+    if isinstance(head, activations.HardSwish):
+        return kernels.hard_swish(x.steps, x.affine.scale, out.scale)
+    if isinstance(head, activations.HardSigmoidScale):
+        return x.steps  # from steps of 6/255 to steps of 1/255
+    if isinstance(head, layers.GlobalAveragePooling2D):
+        return kernels.mean(x.steps, (1, 2), head.keepdims, x.affine.scale / out.scale)
+    if isinstance(head, operations.ChannelMean):
+        axis = len(x.real.shape) - 1
+        return kernels.mean(x.steps, (axis,), True, x.affine.scale / out.scale)
+    if isinstance(head, operations.UnitLength):
+        return kernels.unit_length(x.steps)
+    if type(head) in (layers.Softmax, layers.Activation):
+        return _activation(head, x, out)
+    if type(head) in (operations.HeadBias, operations.RelativePositions):
+        return _of_two(head, x, _constant(wrapper), out)
+    return _of_two(head, x, read[1], out) if len(read) == 2 else None
+
+
+def _of_two(head: layers.Layer, a: _Tensor, b: _Tensor, out: _Affine):
+    product = a.affine.scale * b.affine.scale / out.scale
     if type(head) is layers.Multiply:
-        return kernels.rescaled(a.steps * b.steps, scale * b.affine.scale / out.scale)
-    if type(head) in (layers.Add, layers.Subtract):
+        return kernels.rescaled(a.steps * b.steps, product)
+    if type(head) in (operations.MatMul, operations.RelativePositions):
+        transpose_b = getattr(head, "transpose_b", False)
+        return kernels.rescaled(tf.matmul(a.steps, b.steps, transpose_b=transpose_b), product)
+    if type(head) in (layers.Add, layers.Subtract, operations.HeadBias):
         sign = -1 if type(head) is layers.Subtract else 1
-        return kernels.total(a.steps, b.steps, scale, b.affine.scale, out.scale, sign)
+        return kernels.total(a.steps, b.steps, a.affine.scale, b.affine.scale, out.scale, sign)
     return None
+
+
+def _activation(head: layers.Layer, x: _Tensor, out: _Affine):
+    name = "softmax" if type(head) is layers.Softmax else ranges.activation_name(head)
+    if name == "softmax":
+        return kernels.softmax(x.steps, x.affine.scale)
+    if name in TABULATED:
+        return kernels.tabulated(x.steps, TABULATED[name], x.affine.scale, out.scale)
+    return None
+
+
+def _constant(wrapper) -> _Tensor:
+    """What a kernel adds or multiplies with that the file holds."""
+    ((weight, quantizer, variables),) = wrapper._weight_vars
+    quantized = quantizer(weight, False, weights=variables)
+    affine = _affine_of(variables["min_var"], variables["max_var"])
+    return _Tensor(quantized, tf.round(quantized / tf.cast(affine.scale, tf.float32)), affine)
 
 
 def _convolution(chain, wrapper, x: _Tensor, out: _Affine):
@@ -182,17 +236,17 @@ def _convolution(chain, wrapper, x: _Tensor, out: _Affine):
     scale = width / WEIGHT_STEPS
     quantized = tf.cast(quantizer(weight, False, weights=variables), tf.float64)
     factor, bias = _folded(chain)
-    by_channel = scale
+    by_channel = tf.where(factor < 0, -scale, scale)  # a negative scale turns the sums' sign
     if type(head) is layers.DepthwiseConv2D:  # [height, width, channels, multiplier]
-        by_channel = tf.reshape(scale, (-1, head.depth_multiplier))
+        by_channel = tf.reshape(by_channel, (-1, head.depth_multiplier))
     integers = tf.round(quantized / by_channel)
-    sign = tf.cast(tf.sign(factor), tf.float64)
     # Scales are float32 in the file, products of them double in the kernel.
     scale = tf.cast(tf.cast(scale * tf.cast(tf.abs(factor), tf.float64), tf.float32), tf.float64)
     unit = x.affine.scale * scale
-    sums = _sums(head, x.steps, tf.cast(integers, tf.float32))
-    sums = tf.cast(sums, tf.float64) * sign + kernels.half_away(tf.cast(bias, tf.float64) / unit)
-    return kernels.rescaled(sums, unit / out.scale)
+    sums = tf.cast(_sums(head, x.steps, tf.cast(integers, tf.float32)), tf.float64)
+    sums += kernels.half_away(tf.cast(bias, tf.float64) / unit)
+    rescaled = kernels.rescaled_once if type(head) is layers.Dense else kernels.rescaled
+    return rescaled(sums, unit / out.scale)
 
 
 def _sums(head: layers.Layer, steps, integers):
@@ -219,34 +273,20 @@ def _folded(chain: Sequence[layers.Layer]):
     return factor, bias
 
 
-def _output_affine(wrapper) -> _Affine | None:
-    """The affine that a layer's output quantizer sets; None if it keeps its input's."""
-    quantizer = wrapper.quantize_config.get_output_quantizers(wrapper.layer)
-    if not quantizer:
-        return None
-    held: Mapping = wrapper._output_quantizer_vars
-    if not held:
-        return _affine_of(quantizer[0].init_min, quantizer[0].init_max)
-    return _affine_of(held["min_var"], held["max_var"])
-
-
 def _affine_of(low, high) -> _Affine:
     """The affine that the converter makes of a range; the scale is float32 in the file."""
     low, high = tf.cast(low, tf.float64), tf.cast(high, tf.float64)
-    scale = (high - low) / (INT8_MAX - INT8_MIN)
+    # A constant of zeros has an empty range; the converter gives it a scale of 1.
+    scale = tf.where(high > low, (high - low) / (INT8_MAX - INT8_MIN), 1.0)
     zero_point = tf.clip_by_value(kernels.half_up(INT8_MIN - low / scale), INT8_MIN, INT8_MAX)
     return _Affine(tf.cast(tf.cast(scale, tf.float32), tf.float64), zero_point)
 
 
-def _clipped(steps, affine: _Affine):
-    return tf.clip_by_value(steps, affine.low, affine.high)
-
-
-def _is_rectified(layer: layers.Layer) -> bool:
-    return isinstance(layer, layers.ReLU) or ranges.activation_name(layer) in ranges.CLAMPS
-
-
-def _ceiling(layer: layers.Layer, affine: _Affine):
-    """The highest step that a ReLU6 lets pass, and int8 otherwise."""
-    six = ranges.activation_name(layer) == "relu6" or getattr(layer, "max_value", None) == 6
-    return kernels.half_away(6 / affine.scale) if six else affine.high
+def _range(layer: layers.Layer, affine: _Affine):
+    """The lowest and the highest step that a kernel writes, float32, by the clamp it ends with."""
+    name, high = ranges.activation_name(layer), affine.high
+    if name == "relu6" or getattr(layer, "max_value", None) == 6:
+        high = tf.minimum(high, kernels.half_away(6 / affine.scale))
+    is_rectified = isinstance(layer, layers.ReLU) or name in ranges.CLAMPS
+    low = tf.maximum(affine.low, 0) if is_rectified else affine.low
+    return tf.cast(low, tf.float32), tf.cast(high, tf.float32)

@@ -1,9 +1,9 @@
 """The arithmetic of TFLite's int8 reference kernels, bit for bit, in TensorFlow.
 
-TFLite Micro computes the same. A kernel does not round once: it multiplies by a 31-bit mantissa,
-rounds, shifts and rounds again, rounds its bias before, and evaluates hard-swish in 16 bits. Each
-of these moves a few values in a thousand by one step, and depth amplifies: a value on the other
-side of a rounding moves others behind it.
+TFLite Micro computes the same but for FULLY_CONNECTED, LOGISTIC and TANH. A kernel does not round
+once: it multiplies by a 31-bit mantissa, rounds, shifts and rounds again, rounds its bias before,
+and evaluates hard-swish in 16 bits. Each of these moves a few values in a thousand by one step, and
+depth amplifies: a value on the other side of a rounding moves others behind it.
 
 Values are *steps*: int8 minus zero point, whole numbers in float32. float32 holds the sums of a
 convolution exactly (below 2^24), float64 the products with a mantissa.
@@ -11,6 +11,8 @@ Source: tensorflow/lite/kernels/internal/common.h, reference/ and reference/inte
 """
 
 import tensorflow as tf
+
+from wakeword_keras.quantization import fixed_point as q31
 
 _MANTISSA_BITS = 31
 
@@ -34,15 +36,12 @@ def fixed_point(factor):
       factor: float64, > 0.
 
     Returns:
-      Mantissa, a whole number in [2^30, 2^31), and exponent; float64.
+      Mantissa, a whole number in [2^30, 2^31), float64, and exponent, int64.
     """
-    exponent = tf.floor(tf.math.log(factor) / tf.math.log(tf.constant(2.0, tf.float64))) + 1
-    # The logarithm of a power of two may fall on either side of a whole number.
-    exponent += tf.cast(factor * 2**-exponent >= 1, tf.float64)
-    exponent -= tf.cast(factor * 2**-exponent < 0.5, tf.float64)
-    mantissa = half_away(factor * 2 ** (_MANTISSA_BITS - exponent))
-    overflow = tf.cast(mantissa >= 2**_MANTISSA_BITS, tf.float64)
-    return mantissa / (1 + overflow), exponent + overflow
+    exponent = q31.exponent(factor)
+    mantissa = half_up(factor * q31.power_of_two(_MANTISSA_BITS - exponent))
+    overflow = tf.cast(mantissa >= 2**_MANTISSA_BITS, tf.int64)
+    return mantissa * q31.power_of_two(-overflow), exponent + overflow
 
 
 def scaled(x, mantissa, exponent):
@@ -55,15 +54,25 @@ def scaled(x, mantissa, exponent):
     Returns:
       Whole numbers, float64, of x's shape.
     """
-    left = 2 ** tf.maximum(exponent, 0)
-    right = 2 ** tf.minimum(exponent, 0)
-    once = half_up(tf.cast(x, tf.float64) * (left * mantissa / 2**_MANTISSA_BITS))
-    return half_away(once * right)
+    left = q31.power_of_two(tf.maximum(exponent, 0) - _MANTISSA_BITS)
+    right = q31.power_of_two(tf.minimum(exponent, 0))
+    once = half_up(tf.cast(x, tf.float64) * (left * mantissa))
+    # Rounding is to even; a factor just above 1 first moves ties, and only these, away from zero.
+    return tf.round(once * (right * (1 + 2.0**-50)))
 
 
 def rescaled(x, factor):
     """x times a positive float64 factor, as kernels do it."""
     return scaled(x, *fixed_point(factor))
+
+
+def rescaled_once(x, factor):
+    """x times a positive float64 factor, rounded once.
+
+    FULLY_CONNECTED does so in TFLite; TFLite Micro's rounds twice, as all other kernels do.
+    """
+    mantissa, exponent = fixed_point(factor)
+    return half_up(tf.cast(x, tf.float64) * mantissa * q31.power_of_two(exponent - _MANTISSA_BITS))
 
 
 def mean(x, axes, keepdims: bool, factor):
@@ -88,8 +97,12 @@ def total(a, b, scale_a, scale_b, scale_out, sign: int = 1):
     """ADD, and with sign -1 SUB, of two tensors of steps; scales are float64 scalars."""
     common = 2 * tf.maximum(scale_a, scale_b)
     fine = 2.0**20
-    left = rescaled(tf.cast(a, tf.float64) * fine, scale_a / common)
-    right = rescaled(tf.cast(b, tf.float64) * fine, scale_b / common)
+
+    def in_common(x, scale):
+        mantissa, exponent = fixed_point(scale / common)
+        return scaled(x, fine * mantissa, exponent)
+
+    left, right = in_common(a, scale_a), in_common(b, scale_b)
     return rescaled(left + sign * right, common / (fine * scale_out))
 
 
@@ -105,16 +118,63 @@ def hard_swish(x, scale_in, scale_out):
     fine_scale = tf.cast(scale_in, tf.float32) / 128
     gate_mantissa, gate_exponent = _short_factor(fine_scale / tf.constant(3 / 32768, tf.float32))
     out_mantissa, out_exponent = _short_factor(fine_scale / tf.cast(scale_out, tf.float32))
-    gate = _saturated(fine * 2 ** tf.maximum(gate_exponent - 1, 0))
+    gate = _saturated(fine * q31.power_of_two(tf.maximum(gate_exponent - 1, 0)))
     gate = _saturated(half_up(gate * gate_mantissa / 2**15))
     gate = _saturated(gate * (1 + tf.cast(gate_exponent > 0, tf.float64)))
-    gate = half_away(gate * 2 ** tf.minimum(gate_exponent, 0))
+    gate = half_away(gate * q31.power_of_two(tf.minimum(gate_exponent, 0)))
     gate = tf.floor((gate + 2**15) / 2)
     value = _saturated(half_up(fine * out_mantissa / 2**15))
     product = gate * value / 2**15
     truncated = tf.sign(product) * tf.floor(tf.abs(product))
-    table = half_away(truncated * 2**out_exponent)
+    table = half_away(truncated * q31.power_of_two(out_exponent))
     return tf.gather(table, tf.cast(x, tf.int32) + 255)
+
+
+def tabulated(x, function, scale_in, scale_out: float):
+    """LOGISTIC and TANH: a table of a float function.
+
+    TFLite Micro computes them in fixed point: where a value is near a tie, or beyond what that
+    holds, it may be a step off (60 of 384,000 LOGISTIC values, all at powers of two or large).
+
+    Args:
+      x: steps, within +-255.
+      function: of a float64 tensor.
+      scale_in: float64 scalar.
+      scale_out: of the output.
+    """
+    table = half_away(function(tf.range(-255, 256, dtype=tf.float64) * scale_in) / scale_out)
+    return tf.gather(table, tf.cast(x, tf.int32) + 255)
+
+
+def softmax(x, scale_in):
+    """SOFTMAX over the last axis, to steps of 1/256.
+
+    Args:
+      x: steps, within +-255.
+      scale_in: float64 scalar.
+    """
+    mantissa, exponent = fixed_point(scale_in * 2.0**q31.EXP_BITS)
+    # So far below the highest value the kernel takes e^x for 0.
+    reach = tf.floor(31 * q31.power_of_two(q31.EXP_BITS - exponent))
+    below = tf.range(0, 256, dtype=tf.float64)
+    real = tf.cast(scaled(-tf.minimum(below, reach), mantissa, exponent), tf.int64)
+    table = tf.where(below <= reach, q31.exp(real), 0)
+    powers = tf.gather(table, tf.cast(tf.reduce_max(x, -1, keepdims=True) - x, tf.int32))
+    inverse, shift = q31.reciprocal(tf.reduce_sum(q31.halved(powers, 12), -1, keepdims=True))
+    return tf.cast(q31.halved(q31.times(inverse, powers), 31 - 8 + shift), tf.float64)
+
+
+def unit_length(x):
+    """L2_NORMALIZATION over the last axis, to steps of 1/128.
+
+    Args:
+      x: steps, within +-255, at most 8000 in a vector.
+    """
+    wide = tf.cast(x, tf.float64)
+    # Below 1 only a vector of zeros is, and it stays one.
+    squared = tf.maximum(tf.reduce_sum(wide * wide, -1, keepdims=True), 1)
+    fraction, shift = q31.inverse_square_root(tf.cast(squared, tf.int64))
+    return scaled(wide, fraction, shift + 7)
 
 
 def _short_factor(factor):
