@@ -98,17 +98,12 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast a stage trains; from `frozen_from` on, in inference mode.
-
-    In inference mode batch-norm statistics and the ranges of fake quantization stand still while
-    weights go on learning.
-    """
+    """How long and how fast a stage trains."""
 
     epochs: int
     learning_rate: float
     weight_decay: float
     patience: int
-    frozen_from: int
 
 
 def set_prior_bias(model: keras.Model, targets: np.ndarray, wake_words: int) -> None:
@@ -145,9 +140,7 @@ def train(
         set_prior_bias(
             model, np.asarray([clip.target for clip in clips]), len(data.shards.wake_words)
         )
-    schedule = Schedule(
-        config.epochs, config.learning_rate, config.weight_decay, config.patience, config.epochs
-    )
+    schedule = Schedule(config.epochs, config.learning_rate, config.weight_decay, config.patience)
     fit(model, data, loss, schedule, directory)
 
 
@@ -157,15 +150,17 @@ def fit(
     loss: LossConfig,
     schedule: Schedule,
     directory: Path,
-    frozen_model: keras.Model | None = None,
+    *,
+    forward: keras.Model | None = None,
     teacher: keras.Model | None = None,
 ) -> None:
     """The training loop of both stages: resumable, logged, ending with the best epoch's weights.
 
-    `frozen_model`, on the same variables, is what trains and is judged in the frozen part; the
-    model itself if None. With a `teacher` its logits are learnt instead of the labels.
+    `forward`, on the same variables, computes the logits in the model's place. With a `teacher` its
+    logits are learnt instead of the labels.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    forward = forward or model
     steps = batches.steps_per_epoch(data.shards, data.config)
     optimizer = _optimizer(schedule, steps)
     resume = callbacks.Resume(directory / "checkpoints", model, optimizer)
@@ -173,41 +168,33 @@ def fit(
     history = callbacks.HistoryCsv(directory / "history.csv")
     history.keep(first_epoch)
     keep_best = callbacks.KeepBest(directory, model, history, patience=schedule.patience)
-    watchers = [
-        callbacks.ProgressLine(schedule.epochs, steps, directory.name),
-        history,
-        keep_best,
-        resume,
-        keras.callbacks.TensorBoard(str(directory / "tensorboard"), write_graph=False),
-    ]
-    for start, end, judged, frozen in (
-        (0, schedule.frozen_from, model, False),
-        (schedule.frozen_from, schedule.epochs, frozen_model or model, True),
-    ):
-        start = max(start, first_epoch)
-        if start >= end or keep_best.exhausted:
-            continue
-        outputs = judged(model.inputs, training=False) if frozen else model.outputs
-        trainer = MonitoredModel(inputs=model.inputs, outputs=outputs)
+    if first_epoch < schedule.epochs and not keep_best.exhausted:
+        trainer = MonitoredModel(inputs=forward.inputs, outputs=forward.outputs)
         trainer.compile(optimizer, loss.build(), teacher)
         trainer.fit(
-            _stream(data, loss, start, end),
+            _stream(data, loss, first_epoch, schedule.epochs),
             steps_per_epoch=steps,
-            initial_epoch=start,
-            epochs=end,
-            # Metrics first: the others read its logs.
-            callbacks=[_metrics(judged, data, loss), *watchers],
+            initial_epoch=first_epoch,
+            epochs=schedule.epochs,
+            callbacks=[
+                _metrics(forward, data, loss),  # first: the others read its logs
+                callbacks.ProgressLine(schedule.epochs, steps, directory.name),
+                history,
+                keep_best,
+                resume,
+                keras.callbacks.TensorBoard(str(directory / "tensorboard"), write_graph=False),
+            ],
             verbose=0,
         )
     keep_best.restore()
 
 
 def _metrics(
-    judged: keras.Model, data: TrainingData, loss: LossConfig
+    model: keras.Model, data: TrainingData, loss: LossConfig
 ) -> callbacks.DetectionMetrics:
     labels = data.validation[0].labels(len(data.shards.wake_words))
     features = [condition.features for condition in data.validation]
-    return callbacks.DetectionMetrics(judged, features, labels, loss.build())
+    return callbacks.DetectionMetrics(model, features, labels, loss.build())
 
 
 def _stream(data: TrainingData, loss: LossConfig, start: int, end: int) -> tf.data.Dataset:

@@ -1,4 +1,9 @@
-"""The QAT stage: fine-tune with fake quantization in place, so that INT8 is as good as FP32."""
+"""The QAT stage: the INT8 model learns to give the FP32 model's logits.
+
+What is trained is the device's own arithmetic (`device`), what it learns is the difference that the
+report will measure: the labels have had their say in the FP32 stage, and learning them again moves
+the weights for reasons that have nothing to do with quantization.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,26 +22,16 @@ class QatConfig:
     Attributes:
       qat_epochs: passes over the training clips.
       qat_learning_rate: peak of the schedule, a small fraction of the FP32 stage's.
-      frozen_share: last part of the epochs in which batch-norm statistics and ranges stand
-        still and the forward pass is the device's own arithmetic (`device`).
     """
 
-    qat_epochs: int = 8
+    qat_epochs: int = 4
     qat_learning_rate: float = 5e-5
-    frozen_share: float = 0.5
 
     def __post_init__(self) -> None:
         if self.qat_epochs < 1:
             raise InputError(f"--qat_epochs={self.qat_epochs}: must be at least 1")
         if not self.qat_learning_rate > 0:
             raise InputError(f"--qat_learning_rate={self.qat_learning_rate}: must be positive")
-        if not 0 <= self.frozen_share <= 1:
-            raise InputError(f"--frozen_share={self.frozen_share}: must lie between 0 and 1")
-
-    @property
-    def frozen_from(self) -> int:
-        """First epoch of the frozen part."""
-        return self.qat_epochs - round(self.qat_epochs * self.frozen_share)
 
 
 def finetune(
@@ -50,12 +45,13 @@ def finetune(
     """Train a calibrated, fake-quantized model; it ends with the weights of its best epoch.
 
     Best is judged on the quantized model's own validation metric, so the weights kept are those
-    whose *quantized* form is best.
+    whose *quantized* form is best. Ranges and batch-norm statistics stay as they are.
 
     Args:
       qat: model from `scheme.quantize`, calibrated by `calibration.calibrate`, changed in place.
-      fp32: the float model it was made from; stays as it is.
-      data, loss: as in the FP32 stage.
+      fp32: the float model it was made from, whose logits it learns; stays as it is.
+      data: as in the FP32 stage.
+      loss: of the FP32 stage, logged for comparison.
       config: how long and how fast.
       directory: as in `training.train`.
     """
@@ -64,7 +60,6 @@ def finetune(
         learning_rate=config.qat_learning_rate,
         weight_decay=0.0,
         patience=config.qat_epochs,
-        frozen_from=config.frozen_from,
     )
     exact = device.device_model(qat, fp32)
-    training.fit(qat, data, loss, schedule, directory, exact, teacher=fp32)
+    training.fit(qat, data, loss, schedule, directory, forward=exact, teacher=fp32)
