@@ -196,15 +196,15 @@ def _exact(chain, wrapper, read: Sequence[_Tensor], out: _Affine):
 
 
 def _of_two(head: layers.Layer, a: _Tensor, b: _Tensor, out: _Affine):
-    product = a.affine.scale * b.affine.scale / out.scale
+    scales = a.affine.scale, b.affine.scale, out.scale
     if type(head) is layers.Multiply:
-        return kernels.rescaled(a.steps * b.steps, product)
+        return kernels.product(a.steps, b.steps, *scales)
     if type(head) in (operations.MatMul, operations.RelativePositions):
-        transpose_b = getattr(head, "transpose_b", False)
-        return kernels.rescaled(tf.matmul(a.steps, b.steps, transpose_b=transpose_b), product)
+        sums = tf.matmul(a.steps, b.steps, transpose_b=getattr(head, "transpose_b", False))
+        return kernels.rescaled(sums, kernels.product_factor(*scales))
     if type(head) in (layers.Add, layers.Subtract, operations.HeadBias):
         sign = -1 if type(head) is layers.Subtract else 1
-        return kernels.total(a.steps, b.steps, a.affine.scale, b.affine.scale, out.scale, sign)
+        return kernels.total(a.steps, b.steps, *scales, sign)
     return None
 
 

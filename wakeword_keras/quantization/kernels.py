@@ -75,6 +75,18 @@ def rescaled_once(x, factor):
     return half_up(tf.cast(x, tf.float64) * mantissa * q31.power_of_two(exponent - _MANTISSA_BITS))
 
 
+def product_factor(scale_a, scale_b, scale_out):
+    """Factor of a BATCH_MATMUL, which multiplies the scales in float32; float64 scalars."""
+    unit = tf.cast(scale_a, tf.float32) * tf.cast(scale_b, tf.float32)
+    return tf.cast(unit, tf.float64) / scale_out
+
+
+def product(a, b, scale_a, scale_b, scale_out):
+    """MUL of two tensors of steps, by a factor computed in float32; scales are float64 scalars."""
+    unit = tf.cast(scale_a, tf.float32) * tf.cast(scale_b, tf.float32)
+    return rescaled(a * b, tf.cast(unit / tf.cast(scale_out, tf.float32), tf.float64))
+
+
 def mean(x, axes, keepdims: bool, factor):
     """MEAN: the sum, times `factor` with the count divided out of its mantissa.
 
