@@ -24,7 +24,7 @@ class QatConfig:
       qat_learning_rate: peak of the schedule, a small fraction of the FP32 stage's.
     """
 
-    qat_epochs: int = 4
+    qat_epochs: int = 8
     qat_learning_rate: float = 5e-5
 
     def __post_init__(self) -> None:
