@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
-from wakeword_keras import InputError, micro, models, runtimes
+from wakeword_keras import InputError, micro, models, runtimes, tflite_file
 from wakeword_keras.export import tflite
 from wakeword_keras.features import FrontendConfig
 from wakeword_keras.quantization import calibration, scheme
@@ -46,8 +46,8 @@ def test_every_architecture_is_fully_int8_and_runs_on_the_device(name, tmp_path)
     calibration.calibrate(qat, fp32, clips[:32])
     path = tmp_path / f"{name}.tflite"
     path.write_bytes(tflite.int8_model(qat, lambda: ([clip[None]] for clip in clips[:4])))
-    assert runtimes.tensor_types(path).keys() <= {"INT8", "INT32"}
-    assert not {"QUANTIZE", "DEQUANTIZE"} & set(runtimes.operators(path))
+    assert tflite_file.tensor_types(path).keys() <= {"INT8", "INT32"}
+    assert not {"QUANTIZE", "DEQUANTIZE"} & set(tflite_file.operators(path))
     found = micro.check(name, path, clips)
     assert found.refused is None
     if name == "conformer_s":
@@ -67,12 +67,12 @@ def test_a_difference_is_counted_and_its_first_layer_named(model, features, monk
     opened = micro._open
 
     def damaged(path, content):
-        graph = runtimes.schema.ModelT.InitFromPackedBuf(content, 0)
+        graph = tflite_file.schema.ModelT.InitFromPackedBuf(content, 0)
         (op,) = [op for op in graph.subgraphs[0].operators if op.outputs[0] == middle.writes]
         bias = graph.subgraphs[0].tensors[op.inputs[2]]
         other = np.frombuffer(bytes(graph.buffers[bias.buffer].data), np.int32) + 4000
         bias.buffer = len(graph.buffers)  # one of its own: equal biases share one
-        graph.buffers.append(runtimes.schema.BufferT())
+        graph.buffers.append(tflite_file.schema.BufferT())
         graph.buffers[-1].data = np.frombuffer(other.tobytes(), np.uint8)
         return opened(path, micro.tflite_graph.pack(graph))
 

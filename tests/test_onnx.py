@@ -8,7 +8,7 @@ import tf_keras as keras
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tf_keras import layers
 
-from wakeword_keras import InputError, models, runtimes
+from wakeword_keras import InputError, models, runtimes, tflite_file
 from wakeword_keras.affine import Affine, quantize
 from wakeword_keras.export import onnx as export
 from wakeword_keras.export import tflite
@@ -210,7 +210,7 @@ def test_float_onnx_equals_keras_and_int8_decides_as_the_reference_kernels(
         np.testing.assert_allclose(logits, expected, atol=1e-5)
     else:
         expected = runtimes.tflite_scorer(ds_cnn_files[0])(features)
-        lsb = runtimes.output_affine(ds_cnn_files[0]).scale
+        lsb = tflite_file.output_affine(ds_cnn_files[0]).scale
         assert np.abs(logits - expected).max() <= 3.01 * lsb
         assert expected.std() > 20 * lsb
     np.testing.assert_array_equal(logits > 0.1, expected > 0.1)

@@ -18,7 +18,16 @@ from absl.testing import flagsaver
 from conftest import write_recordings
 
 from tools import command, train
-from wakeword_keras import callbacks, dataset, files, pipeline, report, rundir, runtimes
+from wakeword_keras import (
+    callbacks,
+    dataset,
+    files,
+    pipeline,
+    report,
+    rundir,
+    runtimes,
+    tflite_file,
+)
 from wakeword_keras.export import onnx
 from wakeword_keras.quantization import scheme
 
@@ -216,7 +225,7 @@ def test_the_bundle_holds_the_exported_bytes(finished):
 def test_the_exported_model_is_the_qat_model(finished, qat_model, test_features):
     path = finished / "export" / "model_int8.tflite"
     exported = runtimes.tflite_scorer(path)(test_features)
-    step = runtimes.output_affine(path).scale
+    step = tflite_file.output_affine(path).scale
     measured = runtimes.keras_scorer(qat_model)(test_features)
     assert np.abs(exported - measured).max() <= 2.001 * step
     # Nearer to it than the parent's post-training quantization, which is another model.
@@ -233,7 +242,7 @@ def test_the_exported_weights_are_the_qat_models_rounded(finished, qat_model):
     # Rounding is of the plain kernel; folding a positive factor per channel scales its step alone.
     limit = next(value for name, value in named.items() if name.endswith("first/kernel_max"))
     expected = np.clip(np.round(kernel / (limit / 127)), -127, 127) * np.sign(gamma)
-    interpreter = runtimes._open(finished / "export" / "model_int8.tflite", "reference")
+    interpreter = tflite_file.interpreter(finished / "export" / "model_int8.tflite", "reference")
     shape = (kernel.shape[3], *kernel.shape[:2], kernel.shape[2])
     stored = [
         interpreter.get_tensor(detail["index"])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from wakeword_keras import InputError, affine, models, runtimes
+from wakeword_keras import InputError, affine, models, runtimes, tflite_file
 from wakeword_keras.export import tflite
 
 FRAMES, CHANNELS = 20, 8
@@ -53,7 +53,7 @@ def files(keras_model, features, tmp_path_factory):
 def test_float_tflite_equals_keras_to_float_rounding(keras_model, files, features):
     keras_logits = runtimes.keras_scorer(keras_model)(features)
     assert keras_logits.std() > 1  # else agreement would mean nothing
-    for kernels in runtimes.KERNELS:
+    for kernels in tflite_file.KERNELS:
         logits = runtimes.tflite_scorer(files["fp32"], kernels)(features)
         assert logits.dtype == np.float32
         np.testing.assert_allclose(logits, keras_logits, atol=1e-4)
@@ -69,8 +69,8 @@ def test_int8_scorer_rounds_saturates_and_dequantizes(files, features):
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     loud = features * 3  # part of it above what int8 can hold
-    source = runtimes.input_affine(files["int8"])
-    target = runtimes.output_affine(files["int8"])
+    source = tflite_file.input_affine(files["int8"])
+    target = tflite_file.output_affine(files["int8"])
     assert (loud > source.high + source.scale).any()
     interpreter = Interpreter(
         str(files["int8"]), experimental_op_resolver_type=OpResolverType.BUILTIN_REF
@@ -108,14 +108,14 @@ def test_a_scorer_keeps_no_state_between_calls(files, features):
 
 
 def test_int8_model_holds_no_float_tensor_and_float_model_no_int8(files):
-    int8, fp32 = runtimes.tensor_types(files["int8"]), runtimes.tensor_types(files["fp32"])
+    int8, fp32 = tflite_file.tensor_types(files["int8"]), tflite_file.tensor_types(files["fp32"])
     assert set(int8) == {"INT8", "INT32"}
     assert "INT8" not in fp32
     assert len(fp32["FLOAT32"]) > 10
 
 
 def test_operators_are_those_of_a_ds_cnn_in_order(files):
-    names = runtimes.operators(files["int8"])
+    names = tflite_file.operators(files["int8"])
     assert names.count("DEPTHWISE_CONV_2D") == 4
     assert names.count("CONV_2D") == 5
     assert names[-1] == "FULLY_CONNECTED"
@@ -123,9 +123,9 @@ def test_operators_are_those_of_a_ds_cnn_in_order(files):
 
 
 def test_affines_are_none_for_float_and_match_the_calibration_range(files, features):
-    assert runtimes.input_affine(files["fp32"]) is None
-    assert runtimes.output_affine(files["fp32"]) is None
-    source = runtimes.input_affine(files["int8"])
+    assert tflite_file.input_affine(files["fp32"]) is None
+    assert tflite_file.output_affine(files["fp32"]) is None
+    source = tflite_file.input_affine(files["int8"])
     assert source.zero_point == -128
     assert source.high == pytest.approx(features.max(), rel=1e-3)
 
@@ -170,7 +170,7 @@ def test_wrong_files_are_one_line_that_names_them(files, features, tmp_path):
     cut = tmp_path / "cut.tflite"
     cut.write_bytes(files["int8"].read_bytes()[:2000])
     for path in (tmp_path / "absent.tflite", tmp_path, text, cut):
-        for function in (runtimes.tflite_scorer, runtimes.operators, runtimes.tensor_types):
+        for function in (runtimes.tflite_scorer, tflite_file.operators, tflite_file.tensor_types):
             with pytest.raises(InputError, match=path.name) as error:
                 function(path)
             assert "\n" not in str(error.value)
@@ -215,9 +215,9 @@ def test_a_file_with_a_sum_is_judged_by_the_kernels_whose_sum_is_right(tmp_path,
     path = tmp_path / "sum.tflite"
     quantizing = tflite._quantizing(converter, lambda: ([clip[None]] for clip in features))
     path.write_bytes(quantizing.convert())
-    kernels = runtimes.device_kernels(runtimes.operators(path))
+    kernels = tflite_file.device_kernels(tflite_file.operators(path))
     assert kernels == "optimized"
-    scale = runtimes.output_affine(path).scale
+    scale = tflite_file.output_affine(path).scale
     expected = features.sum((1, 2))[:, None]
     logits = runtimes.tflite_scorer(path, kernels)(features)
     assert np.abs(logits - expected).max() < 4 * scale

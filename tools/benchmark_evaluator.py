@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from flags import run_flags
 from tools import command
-from wakeword_keras import dataset, runtimes
+from wakeword_keras import dataset, runtimes, tflite_file
 from wakeword_keras.affine import dequantize, quantize
 from wakeword_keras.errors import InputError
 
@@ -99,14 +99,14 @@ def _evaluator(path: Path, kernels: str) -> runtimes.Scorer:
 
 def _plain_loop(path: Path, kernels: str) -> runtimes.Scorer:
     interpreter = Interpreter(
-        str(path), num_threads=1, experimental_op_resolver_type=runtimes.KERNELS[kernels]
+        str(path), num_threads=1, experimental_op_resolver_type=tflite_file.KERNELS[kernels]
     )
     interpreter.allocate_tensors()
     source, target = (
         details[0]["index"]
         for details in (interpreter.get_input_details(), interpreter.get_output_details())
     )
-    affines = runtimes.input_affine(path), runtimes.output_affine(path)
+    affines = tflite_file.input_affine(path), tflite_file.output_affine(path)
 
     def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
         logits = []

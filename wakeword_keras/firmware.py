@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from wakeword_keras import events, runtimes
+from wakeword_keras import events, tflite_file
 from wakeword_keras.affine import INT8_MAX, INT8_MIN, Affine, dequantize
 from wakeword_keras.audio import SAMPLE_RATE_HZ
 from wakeword_keras.errors import InputError
@@ -159,7 +159,7 @@ def describe_model(path: str | Path) -> dict[str, Any]:
     Raises:
       InputError: the file is missing, no TFLite model, or not int8 in and out.
     """
-    operators = sorted(set(runtimes.operators(path)))
+    operators = sorted(set(tflite_file.operators(path)))
     blob = Path(path).read_bytes()
     interpreter = Interpreter(model_content=blob)
     return {

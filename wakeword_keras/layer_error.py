@@ -21,7 +21,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from wakeword_keras import runtimes, tflite_graph
+from wakeword_keras import tflite_file, tflite_graph
 from wakeword_keras.affine import INT8_MIN, Affine, dequantize, quantize
 from wakeword_keras.errors import InputError
 from wakeword_keras.recordings import few
@@ -174,7 +174,7 @@ def table(errors: LayerErrors, rows: int = 10) -> str:
 
 def _check_kinds(fp32_path: str | os.PathLike, int8_path: str | os.PathLike) -> None:
     for path, kind, foreign in ((fp32_path, "float", "INT8"), (int8_path, "INT8", "FLOAT32")):
-        tensors = runtimes.tensor_types(path).get(foreign)
+        tensors = tflite_file.tensor_types(path).get(foreign)
         if tensors:
             raise InputError(
                 f"{path}: given as the {kind} model but holds {len(tensors)} {foreign} tensors "
@@ -194,7 +194,7 @@ def _interpreter(content: bytes, kernels: str) -> Interpreter:
     made = Interpreter(
         model_content=content,
         num_threads=1,
-        experimental_op_resolver_type=runtimes.KERNELS[kernels],
+        experimental_op_resolver_type=tflite_file.KERNELS[kernels],
         experimental_preserve_all_tensors=True,
     )
     made.allocate_tensors()
@@ -214,7 +214,7 @@ def _compare(
         _interpreter(tflite_graph.pack(fp32.model), "optimized"),
         _interpreter(content, "optimized"),
     )
-    kernels = runtimes.device_kernels(operator.kind for operator in int8.operators)
+    kernels = tflite_file.device_kernels(operator.kind for operator in int8.operators)
     quantized = _interpreter(tflite_graph.pack(int8.model), kernels)
     details = {d["index"]: d for d in quantized.get_tensor_details()}
     tallies = {t: _Tally(_affine(details[t])) for t in (int8.input, *partner)}

@@ -22,6 +22,7 @@ from wakeword_keras import (
     runtimes,
     stream_evaluation,
     stream_scoring,
+    tflite_file,
 )
 from wakeword_keras.corpus import Clip
 from wakeword_keras.dataset import Shards
@@ -151,7 +152,7 @@ def measure(models: RunModels, data: HeldOut) -> Findings:
         evaluated.wake_words,
     )
     tensors = {
-        name: {kind: len(names) for kind, names in runtimes.tensor_types(path).items()}
+        name: {kind: len(names) for kind, names in tflite_file.tensor_types(path).items()}
         for name, path in models.exported.items()
     }
     return Findings(evaluated, agreements, on_device, layers, covered, streams, mistaken, tensors)
@@ -198,7 +199,7 @@ def _agreements(
 
 def _logits_per_lsb(models: RunModels) -> float:
     """Step of the INT8 model's output."""
-    output = runtimes.output_affine(models.exported["int8"])
+    output = tflite_file.output_affine(models.exported["int8"])
     assert output is not None, "open_tflite has checked that the model is int8"
     return output.scale
 

@@ -16,7 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from wakeword_keras import runtimes, tflite_graph
+from wakeword_keras import runtimes, tflite_file, tflite_graph
 from wakeword_keras.affine import quantize
 from wakeword_keras.errors import InputError
 
@@ -28,7 +28,7 @@ _ARENA_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class MicroCheck:
-    """One INT8 file on TFLite Micro against `runtimes.device_kernels` (BUILTIN_REF but for SUM).
+    """One INT8 file on TFLite Micro against `tflite_file.device_kernels` (BUILTIN_REF but for SUM).
 
     Attributes:
       model: name.
@@ -63,9 +63,9 @@ def check(name: str, path: str | os.PathLike, features: NDArray[np.float32]) -> 
     Raises:
       InputError: the file is missing or not int8, or the extra `firmware` is not installed.
     """
-    kernels = runtimes.device_kernels(runtimes.operators(path))
+    kernels = tflite_file.device_kernels(tflite_file.operators(path))
     expected = runtimes.tflite_int8_scores(path, features, kernels).astype(int)
-    affine = runtimes.input_affine(path)
+    affine = tflite_file.input_affine(path)
     assert affine is not None, "int8, as tflite_int8_scores has checked"
     clips = quantize(features, affine)
     try:
@@ -124,7 +124,7 @@ def _first_difference(path: str | os.PathLike, clip: NDArray[np.int8], kernels: 
     micro = _open(path, content)
     _run(micro, clip)
     desktop = Interpreter(
-        model_content=content, experimental_op_resolver_type=runtimes.KERNELS[kernels]
+        model_content=content, experimental_op_resolver_type=tflite_file.KERNELS[kernels]
     )
     desktop.allocate_tensors()
     desktop.set_tensor(desktop.get_input_details()[0]["index"], clip[np.newaxis])

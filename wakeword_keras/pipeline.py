@@ -18,7 +18,7 @@ from wakeword_keras import (
     measurement,
     models,
     report,
-    runtimes,
+    tflite_file,
     training,
 )
 from wakeword_keras.augmentation import AugmentConfig
@@ -324,8 +324,8 @@ def _export_record(run: RunDirectory) -> dict:
             "model": name,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "bytes": path.stat().st_size,
-            "operators": runtimes.operators(path),
-            "tensors": {kind: len(names) for kind, names in runtimes.tensor_types(path).items()},
+            "operators": tflite_file.operators(path),
+            "tensors": {kind: len(names) for kind, names in tflite_file.tensor_types(path).items()},
         }
     weights = run.path("qat", "model.weights.h5").read_bytes()
     return {"files": files, "qat_weights_sha256": hashlib.sha256(weights).hexdigest()}

@@ -4,42 +4,41 @@ A scorer maps float32 features [clips, frames, channels] to float32 logits [clip
 int8 models get their input rounded and saturated by their own input scale and zero point and their
 output dequantized by their own output scale; float models get and give float32 untouched.
 
-Kernels of TFLite: "reference" (BUILTIN_REF, the arithmetic nearest to a microcontroller's),
-"optimized" (builtin kernels without a delegate) and "xnnpack" (what a phone or PC runs by
-default). int8 results of the three differ by some LSBs, so what is claimed of int8 is measured
-with "reference". Scoring spreads over threads, each with its own interpreter of batch 1; an
-interpreter leaves Python's lock while it runs, and every bit is the same as with one thread.
+What is claimed of int8 is measured with TFLite's "reference" kernels (`tflite_file`). Scoring
+spreads over threads, each with its own interpreter of batch 1; an interpreter leaves Python's lock
+while it runs, and every bit is the same as with one thread.
 
 This module does not import TensorFlow unless a Keras model is scored.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from wakeword_keras.affine import Affine, dequantize, quantize
 from wakeword_keras.errors import InputError
+from wakeword_keras.tflite_file import (
+    device_kernels,
+    input_affine,
+    interpreter,
+    operators,
+    output_affine,
+    tensor_types,
+)
 
 Scorer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
-KERNELS = {
-    "reference": OpResolverType.BUILTIN_REF,
-    "optimized": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    "xnnpack": OpResolverType.AUTO,
-}
 _EXPORTED = ("fp32_tflite", "int8_ptq", "int8")
 _NOT_IN_INT8 = {"FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16"}
 _NOT_IN_FLOAT = {"INT4", "INT8", "UINT8", "INT16", "FLOAT16", "BFLOAT16"}
-_FILE_IDENTIFIER = b"TFL3"  # bytes 4 to 8 of a TFLite flatbuffer
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def tflite_scorer(
 
     Args:
       path: .tflite file with one input [1, frames, channels] and one output [1, wake_words].
-      kernels: key of KERNELS.
+      kernels: key of `tflite_file.KERNELS`.
       threads: interpreters at work side by side; all cores if None.
 
     Returns:
@@ -174,16 +173,6 @@ def onnx_scorer(path: str | os.PathLike) -> Scorer:
     return score
 
 
-def device_kernels(kinds: Iterable[str]) -> str:
-    """The kernels that come nearest to a microcontroller's on an INT8 model of these operators.
-
-    The reference kernels equal TFLite Micro's bit for bit, but for SUM: LiteRT 2.3's reference SUM
-    is off by up to 128 steps, its optimized one right. Nothing that is fine-tuned here has a SUM,
-    post-training quantization of a Conformer has.
-    """
-    return "optimized" if "SUM" in kinds else "reference"
-
-
 def tflite_facts(
     path: str | os.PathLike, kernels: str = "reference", latency_kernels: str = "xnnpack"
 ) -> ModelFacts:
@@ -200,15 +189,15 @@ def tflite_facts(
     Raises:
       InputError: the file is missing or no TFLite model.
     """
-    interpreter = _open(path, latency_kernels)
-    detail = interpreter.get_input_details()[0]
-    interpreter.set_tensor(detail["index"], np.zeros(detail["shape"], detail["dtype"]))
+    timed = interpreter(path, latency_kernels)
+    detail = timed.get_input_details()[0]
+    timed.set_tensor(detail["index"], np.zeros(detail["shape"], detail["dtype"]))
     for _ in range(5):  # caches and lazily packed weights
-        interpreter.invoke()
+        timed.invoke()
     seconds: list[float] = []
     while len(seconds) < 20 or (sum(seconds) < 0.3 and len(seconds) < 2000):
         start = time.perf_counter()
-        interpreter.invoke()
+        timed.invoke()
         seconds.append(time.perf_counter() - start)
     median_us = float(np.median(seconds) * 1e6)
     return ModelFacts(Path(path).stat().st_size, median_us, kernels, latency_kernels)
@@ -279,105 +268,11 @@ def _check_kind(name: str, path: str | os.PathLike) -> None:
         raise InputError(f"{path}: given as {name!r} but input or output is not {kind}")
 
 
-def input_affine(path: str | os.PathLike) -> Affine | None:
-    """Scale and zero point of an int8 model's input; None if the input is float32.
-
-    Raises:
-      InputError: the file is missing or no TFLite model, or the input is of another type.
-    """
-    return _affine(_open(path, "reference").get_input_details()[0], path)
-
-
-def output_affine(path: str | os.PathLike) -> Affine | None:
-    """Scale and zero point of an int8 model's output; None if the output is float32.
-
-    Raises:
-      InputError: the file is missing or no TFLite model, or the output is of another type.
-    """
-    return _affine(_open(path, "reference").get_output_details()[0], path)
-
-
-def operators(path: str | os.PathLike) -> list[str]:
-    """Operator names in the order of the graph, all subgraphs, such as "CONV_2D".
-
-    Raises:
-      InputError: the file is missing or no TFLite model.
-    """
-    model = _parse(path)
-    names = _names(schema.BuiltinOperator)
-    kinds = [
-        # Files of schema before 3a hold the code in the deprecated byte alone.
-        names[max(code.builtinCode, code.deprecatedBuiltinCode)]
-        for code in model.operatorCodes
-    ]
-    return [kinds[op.opcodeIndex] for graph in model.subgraphs for op in graph.operators]
-
-
-def tensor_types(path: str | os.PathLike) -> dict[str, tuple[str, ...]]:
-    """Names of the tensors, weights included, by type: {"INT8": (...), "INT32": (...)}.
-
-    Raises:
-      InputError: the file is missing or no TFLite model.
-    """
-    names = _names(schema.TensorType)
-    by_type: dict[str, list[str]] = {}
-    for graph in _parse(path).subgraphs:
-        for tensor in graph.tensors:
-            by_type.setdefault(names[tensor.type], []).append(tensor.name.decode())
-    return {kind: tuple(tensors) for kind, tensors in by_type.items()}
-
-
-def _names(enum: type) -> dict[int, str]:
-    return {value: name for name, value in vars(enum).items() if not name.startswith("_")}
-
-
-def _read(path: str | os.PathLike) -> bytes:
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the model: {error.strerror}") from error
-    if content[4:8] != _FILE_IDENTIFIER:
-        raise InputError(f"{path}: not a TFLite model: export it again")
-    return content
-
-
-def _parse(path: str | os.PathLike) -> Any:
-    content = _read(path)
-    _open(path, "reference")  # verifies the flatbuffer, which the Python parser does not
-    return schema.ModelT.InitFromPackedBuf(content, 0)
-
-
-def _open(path: str | os.PathLike, kernels: str) -> Interpreter:
-    if kernels not in KERNELS:
-        raise InputError(f"unknown kernels {kernels!r}: choose one of {', '.join(KERNELS)}")
-    try:
-        interpreter = Interpreter(
-            model_content=_read(path),
-            num_threads=1,
-            experimental_op_resolver_type=KERNELS[kernels],
-        )
-        interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: TFLite cannot run this model: {reason}") from error
-    return interpreter
-
-
-def _affine(detail: dict[str, Any], path: str | os.PathLike) -> Affine | None:
-    if detail["dtype"] == np.float32:
-        return None
-    if detail["dtype"] != np.int8:
-        kind = np.dtype(detail["dtype"]).name
-        raise InputError(f"{path}: tensor {detail['name']!r} is {kind}, not float32 or int8")
-    scale, zero_point = detail["quantization"]
-    return Affine(float(scale), int(zero_point))
-
-
 def _tflite_runner(
     path: str | os.PathLike, kernels: str, threads: int | None
 ) -> Callable[[NDArray[np.float32], Affine | None], NDArray]:
     """Raw outputs [clips, wake_words] of features; interpreters are opened once and kept."""
-    interpreters = [_open(path, kernels) for _ in range(threads or os.cpu_count() or 1)]
+    interpreters = [interpreter(path, kernels) for _ in range(threads or os.cpu_count() or 1)]
     inputs = interpreters[0].get_input_details()
     outputs = interpreters[0].get_output_details()
     if len(inputs) != 1 or len(outputs) != 1 or len(outputs[0]["shape"]) != 2:
@@ -388,12 +283,12 @@ def _tflite_runner(
     frame_shape = tuple(int(size) for size in inputs[0]["shape"][1:])
     empty = np.zeros((0, outputs[0]["shape"][1]), outputs[0]["dtype"])
 
-    def run_part(interpreter: Interpreter, clips: NDArray) -> list[NDArray]:
+    def run_part(worker: Interpreter, clips: NDArray) -> list[NDArray]:
         results = []
         for clip in clips:
-            interpreter.set_tensor(source, clip[np.newaxis])
-            interpreter.invoke()
-            results.append(interpreter.get_tensor(target))
+            worker.set_tensor(source, clip[np.newaxis])
+            worker.invoke()
+            results.append(worker.get_tensor(target))
         return results
 
     def run(features: NDArray[np.float32], affine: Affine | None) -> NDArray:

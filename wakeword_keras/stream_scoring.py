@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from wakeword_keras import audio, dataset, events, runtimes
+from wakeword_keras import audio, dataset, events, runtimes, tflite_file
 from wakeword_keras.affine import Affine
 from wakeword_keras.corpus import Clip
 from wakeword_keras.dataset import ClipInfo, Shards
@@ -124,9 +124,9 @@ def open_models(paths: Mapping[str, Path]) -> dict[str, StreamModel]:
     """
     models = {}
     for name, path in paths.items():
-        output, exact = runtimes.output_affine(path), None
+        output, exact = tflite_file.output_affine(path), None
         if output is not None:
-            kernels = runtimes.device_kernels(runtimes.operators(path))
+            kernels = tflite_file.device_kernels(tflite_file.operators(path))
             exact = runtimes.tflite_scorer(path, kernels)
         models[name] = StreamModel(runtimes.tflite_scorer(path, "xnnpack"), exact, output)
     return models

@@ -15,7 +15,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from wakeword_keras import runtimes
+from wakeword_keras import tflite_file
 from wakeword_keras.errors import InputError
 
 _TYPES = {schema.TensorType.FLOAT32: "float", schema.TensorType.INT8: "int8"}
@@ -61,7 +61,7 @@ def read(path: str | os.PathLike) -> Graph:
     Raises:
       InputError: the file is missing, no TFLite model, or one with states.
     """
-    kinds = runtimes.operators(path)  # verifies the file, too
+    kinds = tflite_file.operators(path)  # verifies the file, too
     model = schema.ModelT.InitFromPackedBuf(Path(path).read_bytes(), 0)
     if len(model.subgraphs) != 1 or len(model.subgraphs[0].inputs) != 1:
         raise InputError(f"{path}: has states or several inputs: give the model that takes a clip")
