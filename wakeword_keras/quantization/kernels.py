@@ -3,8 +3,8 @@
 A kernel does not round once: it multiplies by a 31-bit mantissa, rounds, shifts and rounds again,
 rounds its bias before, and evaluates hard-swish in 16 bits. Each of these moves a few values in a
 thousand by one step, and depth amplifies: a value on the other side of a rounding moves others
-behind it. TFLite Micro computes the same, but rounds FULLY_CONNECTED twice, multiplies scales of MUL
-and BATCH_MATMUL in float64, and LOGISTIC and TANH are no tables there: single values differ.
+behind it. TFLite Micro computes the same, but rounds FULLY_CONNECTED twice, multiplies scales of
+MUL and BATCH_MATMUL in float64, and LOGISTIC and TANH are no tables there: single values differ.
 
 Values are *steps*: int8 minus zero point, whole numbers in float32. float32 holds the sums of a
 convolution exactly (below 2^24), float64 the products with a mantissa.
