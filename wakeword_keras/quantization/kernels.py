@@ -1,9 +1,10 @@
 """The arithmetic of TFLite's int8 reference kernels, bit for bit, in TensorFlow.
 
-TFLite Micro computes the same but for FULLY_CONNECTED, LOGISTIC and TANH. A kernel does not round
-once: it multiplies by a 31-bit mantissa, rounds, shifts and rounds again, rounds its bias before,
-and evaluates hard-swish in 16 bits. Each of these moves a few values in a thousand by one step, and
-depth amplifies: a value on the other side of a rounding moves others behind it.
+A kernel does not round once: it multiplies by a 31-bit mantissa, rounds, shifts and rounds again,
+rounds its bias before, and evaluates hard-swish in 16 bits. Each of these moves a few values in a
+thousand by one step, and depth amplifies: a value on the other side of a rounding moves others
+behind it. TFLite Micro computes the same, but rounds FULLY_CONNECTED twice, multiplies scales of
+MUL and BATCH_MATMUL in float64, and LOGISTIC and TANH are no tables there: single values differ.
 
 Values are *steps*: int8 minus zero point, whole numbers in float32. float32 holds the sums of a
 convolution exactly (below 2^24), float64 the products with a mantissa.
@@ -72,7 +73,8 @@ def rescaled_once(x, factor):
     FULLY_CONNECTED does so in TFLite; TFLite Micro's rounds twice, as all other kernels do.
     """
     mantissa, exponent = fixed_point(factor)
-    return half_up(tf.cast(x, tf.float64) * mantissa * q31.power_of_two(exponent - _MANTISSA_BITS))
+    factor = mantissa * q31.power_of_two(exponent - _MANTISSA_BITS)
+    return half_up(tf.cast(x, tf.float64) * factor)
 
 
 def product_factor(scale_a, scale_b, scale_out):
