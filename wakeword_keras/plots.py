@@ -51,7 +51,7 @@ def training_curve(
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3)  # inside it would hide a curve
     return figure
 
 
