@@ -5,10 +5,15 @@ import tf_keras as keras
 from wakeword_keras import InputError, micro, models, runtimes, tflite_file
 from wakeword_keras.export import tflite
 from wakeword_keras.features import FrontendConfig
+from wakeword_keras.models import mobilenet_v3
 from wakeword_keras.quantization import calibration, scheme
 
 needs_micro = pytest.mark.skipif(not micro.installed(), reason="needs the extra firmware")
 FRAMES, CHANNELS = 20, 8
+MINIMALISTIC = {
+    "small minimalistic": mobilenet_v3.mobilenet_v3_small,
+    "large minimalistic": mobilenet_v3.mobilenet_v3_large,
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +40,16 @@ def test_the_device_gives_the_reference_kernels_bits(model, features):
 
 @needs_micro
 @pytest.mark.slow
-@pytest.mark.parametrize("name", models.ARCHITECTURES)
+@pytest.mark.parametrize("name", [*models.ARCHITECTURES, *MINIMALISTIC])
 def test_every_architecture_is_fully_int8_and_runs_on_the_device(name, tmp_path):
     keras.utils.set_random_seed(1)
     config = FrontendConfig()
     shape = (micro.CLIPS, 98, config.channels)
     clips = np.random.default_rng(0).uniform(0, 26, shape).astype(np.float32)
-    fp32 = models.build(name, *shape[1:], 1)
+    if name in MINIMALISTIC:
+        fp32 = MINIMALISTIC[name](*shape[1:], 1, minimalistic=True)
+    else:
+        fp32 = models.build(name, *shape[1:], 1)
     qat = scheme.quantize(fp32, config.input_affine)
     calibration.calibrate(qat, fp32, clips[:32])
     path = tmp_path / f"{name}.tflite"
