@@ -1,6 +1,7 @@
-"""Where the loss comes from: what focal loss gives the hardest tenth, and each group's share.
+"""The training step, watched: what focal loss gives the hardest tenth, and each group's share.
 
-Measured on the training batches themselves, from logits that the step has computed anyway.
+Measured on the training batches themselves, from logits that the step has computed anyway. The
+same step can learn another model's logits instead of the labels.
 """
 
 import tensorflow as tf
