@@ -243,10 +243,12 @@ def _convolution(chain, wrapper, x: _Tensor, out: _Affine):
     # Scales are float32 in the file, products of them double in the kernel.
     scale = tf.cast(tf.cast(scale * tf.cast(tf.abs(factor), tf.float64), tf.float32), tf.float64)
     unit = x.affine.scale * scale
-    sums = tf.cast(_sums(head, x.steps, tf.cast(integers, tf.float32)), tf.float64)
-    sums += kernels.half_away(tf.cast(bias, tf.float64) / unit)
-    rescaled = kernels.rescaled_once if type(head) is layers.Dense else kernels.rescaled
-    return rescaled(sums, unit / out.scale)
+    sums = _sums(head, x.steps, tf.cast(integers, tf.float32))
+    if type(head) is layers.Dense:
+        sums = tf.cast(sums, tf.float64) + kernels.half_away(tf.cast(bias, tf.float64) / unit)
+        return kernels.rescaled_once(sums, unit / out.scale)
+    # Without a gradient, or the compiled function would keep every step between for one.
+    return kernels.convolved(*map(tf.stop_gradient, (sums, bias, unit, unit / out.scale)))
 
 
 def _sums(head: layers.Layer, steps, integers):

@@ -89,6 +89,24 @@ def product(a, b, scale_a, scale_b, scale_out):
     return rescaled(a * b, tf.cast(unit / tf.cast(scale_out, tf.float32), tf.float64))
 
 
+# Compiled, its dozen passes over a large tensor become one.
+@tf.function(jit_compile=True, reduce_retracing=True)
+def convolved(sums, bias, unit, factor):
+    """CONV_2D and DEPTHWISE_CONV_2D, from their sums on: add the rounded bias, then rescale.
+
+    Args:
+      sums: of products of steps, whole numbers in float32.
+      bias: real values, float32 [channels].
+      unit: what a step of the sums is worth, float64 [channels].
+      factor: `unit` over the output's scale.
+
+    Returns:
+      Whole numbers, float32, of the sums' shape, beyond +-512 only clipped.
+    """
+    steps = tf.cast(sums, tf.float64) + half_away(tf.cast(bias, tf.float64) / unit)
+    return tf.cast(tf.clip_by_value(rescaled(steps, factor), -512.0, 512.0), tf.float32)
+
+
 def mean(x, axes, keepdims: bool, factor):
     """MEAN: the sum, times `factor` with the count divided out of its mantissa.
 
