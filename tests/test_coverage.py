@@ -74,12 +74,12 @@ def test_quiet_calibration_clips_are_caught_by_their_ranges(fp32):
         assert tensor.outside > 0
 
 
-def test_ranges_that_fine_tuning_tightened_are_told_from_a_small_calibration_set(fp32):
+def test_ranges_that_fine_tuning_outgrew_are_told_from_a_small_calibration_set(fp32):
     calibrated, checked = clips(0), clips(1, prefix="test")
     ranges = calibration.observed_ranges(fp32, calibrated.features, ["relu", "pool"])
     ranges["relu"] = (0.0, ranges["relu"][1] / 2)
     found = coverage.measure(fp32, ranges, INPUT, calibrated, TRAINING, checked)
-    assert ["relu" in w and "fine-tuning tightened" in w for w in found.warnings] == [True]
+    assert ["relu" in w and "fine-tuning moved" in w for w in found.warnings] == [True]
 
 
 def test_calibration_far_louder_than_the_test_clips_wastes_codes(fp32):

@@ -326,7 +326,7 @@ def _with_hint(error: LayerError) -> LayerError:
     elif error.range_use < 0.5:
         hint = (
             f"uses {100 * error.range_use:.0f} % of its codes: its range is wider than its values; "
-            "calibrate again on clips like these, and let QAT see them"
+            "calibrate again on clips like these"
         )
     elif error.rounding_share < 0.25:
         hint = (

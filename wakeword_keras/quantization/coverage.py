@@ -1,7 +1,7 @@
 """Calibration coverage: whether the clips that set the ranges stand for those the device hears.
 
 Ranges are those that the QAT model holds now; activations are its float twin's
-(`scheme.float_twin`), because fine-tuning moves weights and ranges together.
+(`scheme.float_twin`), because fine-tuning moves weights.
 """
 
 import dataclasses
@@ -256,7 +256,7 @@ def _range_warnings(found: Coverage, outputs: Sequence[str]) -> list[str]:
         worst = max(outside, key=lambda t: t.outside)
         # Ranges start at the calibration clips' extremes: what clips those is fine-tuning's doing.
         if worst.outside_calibration > worst.outside / 2:
-            mend = "fine-tuning tightened its range; let QAT run longer, or hold the ranges"
+            mend = "fine-tuning moved its values out of its range: lower --qat_learning_rate"
         else:
             mend = "calibrate on more clips, as loud and varied as these"
         warnings.append(

@@ -2,7 +2,7 @@
 
 Fake quantization rounds every tensor once, in float32; kernels round several times (`kernels`). In
 a deep network two such arithmetics drift apart by several steps of the output, although no layer
-differs by more than one. So what is trained and judged last is this model, and what is exported
+differs by more than one. So what is trained and judged is this model, and what is exported
 has no other arithmetic: nothing is left to go wrong between QAT and INT8.
 
 A kernel that is not known here keeps its fake quantization: a Dense layer with a batch norm behind
@@ -73,18 +73,8 @@ class _Device(layers.Layer):
     def __init__(self, qat: keras.Model, fp32: keras.Model):
         super().__init__(name="device")
         self.qat = qat
-        # In a tuple Keras does not track it: the float model has weights of its own.
-        self.structure = (fp32,)
-
-    @property
-    def trainable_weights(self):
-        """Those of the QAT model, each once."""
-        return self.qat.trainable_weights
-
-    @property
-    def non_trainable_weights(self):
-        """Those of the QAT model, each once."""
-        return self.qat.non_trainable_weights
+        # In a function Keras does not find it: the float model has weights of its own.
+        self._structure = lambda: fp32
 
     def call(self, inputs):
         """Logits [batch, wake_words] of features [batch, frames, channels]."""
@@ -92,7 +82,7 @@ class _Device(layers.Layer):
         return tf.autograph.experimental.do_not_convert(self._logits)(inputs)
 
     def _logits(self, inputs):
-        (fp32,) = self.structure
+        fp32 = self._structure()
         tensors: dict[str, _Tensor] = {}
         for layer in fp32.layers:
             if isinstance(layer, layers.InputLayer):
@@ -116,7 +106,7 @@ class _Device(layers.Layer):
 
     def _output_affine(self, layer: layers.Layer) -> _Affine | None:
         """The affine that a layer's output quantizer sets; None if it keeps its input's."""
-        (fp32,) = self.structure
+        fp32 = self._structure()
         while ranges.folds_into_next(layer, fp32):  # its output is a part of a concatenation's
             (layer,) = ranges.consumers(layer, fp32)
         wrapper = self.qat.get_layer(f"quant_{layer.name}")

@@ -101,10 +101,10 @@ def convolved(sums, bias, unit, factor):
       factor: `unit` over the output's scale.
 
     Returns:
-      Whole numbers, float32, of the sums' shape, beyond +-512 only clipped.
+      Whole numbers, float32, of the sums' shape.
     """
     steps = tf.cast(sums, tf.float64) + half_away(tf.cast(bias, tf.float64) / unit)
-    return tf.cast(tf.clip_by_value(rescaled(steps, factor), -512.0, 512.0), tf.float32)
+    return tf.cast(rescaled(steps, factor), tf.float32)
 
 
 def mean(x, axes, keepdims: bool, factor):
