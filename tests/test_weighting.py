@@ -164,6 +164,10 @@ def frozen_norms(model):
     return model
 
 
+def test_without_a_teacher_no_distance_to_one_is_logged(batches):
+    assert "logit_error" not in monitored(plain_model()).fit(batches, verbose=0).history
+
+
 def test_a_student_learns_its_teachers_logits_whatever_the_labels_say(batches):
     teacher = plain_model()
     teacher.set_weights([weight * 1.5 for weight in teacher.get_weights()])

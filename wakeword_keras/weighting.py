@@ -108,12 +108,8 @@ class MonitoredModel(keras.Model):
     def compile(self, optimizer, loss, teacher=None, **kwargs) -> None:  # noqa: D102
         super().compile(optimizer, loss, **kwargs)
         self._weighting = LossWeighting(loss.gamma)
-        self._logit_error = keras.metrics.RootMeanSquaredError("logit_error")
-        # In a function Keras does not find it: a teacher's weights are not to be trained.
-        self._taught = None if teacher is None else lambda x: teacher(x, training=False)
-
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """All metrics, so that Keras resets them at each epoch."""
-        own = [self._weighting] if self._taught is None else [self._weighting, self._logit_error]
-        return [*super().metrics, *own]
+        self._taught = None
+        if teacher is not None:
+            self._logit_error = keras.metrics.RootMeanSquaredError("logit_error")
+            # In a function Keras does not find it: a teacher's weights are not to be trained.
+            self._taught = lambda x: teacher(x, training=False)
