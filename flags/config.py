@@ -13,7 +13,7 @@ import typing
 
 from absl import flags
 
-from wakeword_keras.pipeline import SHARED
+from wakeword_keras.run.pipeline import SHARED
 
 flags.disclaim_key_flags()  # they belong to the module that calls define()
 

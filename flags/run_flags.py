@@ -10,16 +10,16 @@ from absl import flags
 
 from flags import config
 from wakeword_keras import models
-from wakeword_keras.augmentation import AugmentConfig
-from wakeword_keras.batches import DataConfig
-from wakeword_keras.corpus import CorpusConfig
+from wakeword_keras.audio.augmentation import AugmentConfig
+from wakeword_keras.audio.features import FrontendConfig
+from wakeword_keras.data.corpus import CorpusConfig
 from wakeword_keras.errors import InputError
-from wakeword_keras.features import FrontendConfig
-from wakeword_keras.pipeline import PREFIXES, RunConfig
 from wakeword_keras.quantization.finetuning import QatConfig
-from wakeword_keras.script import phrase_label
-from wakeword_keras.synthesis import SynthesisConfig
-from wakeword_keras.training import LossConfig, TrainConfig
+from wakeword_keras.run.pipeline import PREFIXES, RunConfig
+from wakeword_keras.synthesis.corpus import SynthesisConfig
+from wakeword_keras.synthesis.lines import phrase_label
+from wakeword_keras.training.batches import DataConfig
+from wakeword_keras.training.loop import LossConfig, TrainConfig
 
 PARTS = {
     "corpus": CorpusConfig,

@@ -5,14 +5,15 @@ import tf_keras as keras
 from hypothesis import settings
 from tf_keras import layers
 
-from wakeword_keras import dataset, pipeline
-from wakeword_keras.augmentation import AugmentConfig
-from wakeword_keras.batches import DataConfig
-from wakeword_keras.corpus import CorpusConfig, read_corpus
-from wakeword_keras.features import FrontendConfig
+from wakeword_keras.audio.augmentation import AugmentConfig
+from wakeword_keras.audio.features import FrontendConfig
+from wakeword_keras.data.corpus import CorpusConfig, read_corpus
+from wakeword_keras.data.shards import split_features, write_shards
 from wakeword_keras.quantization.finetuning import QatConfig
-from wakeword_keras.synthesis import SynthesisConfig
-from wakeword_keras.training import LossConfig, TrainConfig, TrainingData
+from wakeword_keras.run import pipeline
+from wakeword_keras.synthesis.corpus import SynthesisConfig
+from wakeword_keras.training.batches import DataConfig
+from wakeword_keras.training.loop import LossConfig, TrainConfig, TrainingData
 
 # Machines that test are shared and slow at times: an example's time proves nothing.
 settings.register_profile("untimed", deadline=None)
@@ -61,9 +62,9 @@ def write_ambient(root, speakers, seconds=4.0, tones=()):
 def training_data(tmp_path_factory):
     root = write_recordings(tmp_path_factory.mktemp("recordings"))
     corpus = read_corpus([str(root)], CorpusConfig(wake_words=("yes",), clip_ms=CLIP_MS))
-    shards = dataset.write_shards(corpus, CLIP_MS, tmp_path_factory.mktemp("cache"))
+    shards = write_shards(corpus, CLIP_MS, tmp_path_factory.mktemp("cache"))
     frontend = FrontendConfig()
-    validation = dataset.split_features(shards, "validation", frontend)
+    validation = split_features(shards, "validation", frontend)
     return TrainingData(
         shards,
         (validation,),

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from flags import run_flags
 from tools import command
-from wakeword_keras import dataset, runtimes, tflite_file
 from wakeword_keras.affine import dequantize, quantize
+from wakeword_keras.data.shards import open_shards, split_features
 from wakeword_keras.errors import InputError
+from wakeword_keras.tflite import flatbuffer
+from wakeword_keras.tflite.scorers import Scorer, tflite_scorer
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "times each is measured", lower_bound=1)
 _CLIPS = flags.DEFINE_integer("clips", 1000, "test clips to score, at most", lower_bound=1)
@@ -53,10 +55,10 @@ def _features() -> NDArray[np.float32]:
     """Of the test clips of the run in --run_dir."""
     config = run_flags.of_run()
     record = json.loads(Path(config.run_dir, "run.json").read_text())
-    shards = dataset.open_shards(record.get("shards", ""))
+    shards = open_shards(record.get("shards", ""))
     if shards is None:
         raise InputError(f"the clips of --run_dir={config.run_dir} are gone: run tools.evaluate")
-    return np.asarray(dataset.split_features(shards, "test", config.frontend).features, np.float32)
+    return np.asarray(split_features(shards, "test", config.frontend).features, np.float32)
 
 
 def measure(path: Path, kernels: str, features: NDArray[np.float32], rounds: int) -> dict:
@@ -87,8 +89,8 @@ def measure(path: Path, kernels: str, features: NDArray[np.float32], rounds: int
     }
 
 
-def _evaluator(path: Path, kernels: str) -> runtimes.Scorer:
-    scorer = runtimes.tflite_scorer(path, kernels)
+def _evaluator(path: Path, kernels: str) -> Scorer:
+    scorer = tflite_scorer(path, kernels)
 
     def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
         batches = (features[i : i + 256] for i in range(0, len(features), 256))
@@ -97,16 +99,16 @@ def _evaluator(path: Path, kernels: str) -> runtimes.Scorer:
     return score
 
 
-def _plain_loop(path: Path, kernels: str) -> runtimes.Scorer:
+def _plain_loop(path: Path, kernels: str) -> Scorer:
     interpreter = Interpreter(
-        str(path), num_threads=1, experimental_op_resolver_type=tflite_file.KERNELS[kernels]
+        str(path), num_threads=1, experimental_op_resolver_type=flatbuffer.KERNELS[kernels]
     )
     interpreter.allocate_tensors()
     source, target = (
         details[0]["index"]
         for details in (interpreter.get_input_details(), interpreter.get_output_details())
     )
-    affines = tflite_file.input_affine(path), tflite_file.output_affine(path)
+    affines = flatbuffer.input_affine(path), flatbuffer.output_affine(path)
 
     def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
         logits = []

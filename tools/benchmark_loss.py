@@ -19,7 +19,7 @@ import tf_keras as keras
 from absl import app, flags
 
 from wakeword_keras import models
-from wakeword_keras.losses import FocalLoss
+from wakeword_keras.training.losses import FocalLoss
 
 _JSON = flags.DEFINE_string("json", None, "File to write the figures to, as JSON.")
 _THREADS = flags.DEFINE_integer(

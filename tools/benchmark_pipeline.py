@@ -17,8 +17,11 @@ from absl import flags
 
 from flags import run_flags
 from tools import command
-from wakeword_keras import batches, dataset, models, pipeline
-from wakeword_keras.weighting import MonitoredModel
+from wakeword_keras import models
+from wakeword_keras.data.shards import Shards, write_shards
+from wakeword_keras.run import pipeline
+from wakeword_keras.training import batches
+from wakeword_keras.training.trainer import MonitoredModel
 
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "times each of the two is measured", lower_bound=1)
 _JSON = flags.DEFINE_string("json", None, "file for the figures")
@@ -29,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     """Print the table and write the figures."""
     config = run_flags.read()
     corpus = pipeline.gather_corpus(config)
-    shards = dataset.write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
+    shards = write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
     figures = measure(config, shards, _ROUNDS.value)
     print(f"{'':24}{'examples/s':>12}{'quartiles':>18}")
     for name in ("full_pipeline", "constant_batch"):
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
         Path(_JSON.value).write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def measure(config: pipeline.RunConfig, shards: dataset.Shards, rounds: int) -> dict:
+def measure(config: pipeline.RunConfig, shards: Shards, rounds: int) -> dict:
     """Examples per second of both, round by round, and the median of the rounds' ratios."""
     steps = batches.steps_per_epoch(shards, config.data)
     frames = config.frontend.num_frames(shards.clip_samples)

@@ -17,11 +17,11 @@ from absl import flags
 
 from tools import command
 from wakeword_keras import models
-from wakeword_keras.batches import DataConfig
-from wakeword_keras.features import FrontendConfig
-from wakeword_keras.losses import FocalLoss
-from wakeword_keras.quantization import calibration, device, scheme
-from wakeword_keras.weighting import MonitoredModel
+from wakeword_keras.audio.features import FrontendConfig
+from wakeword_keras.quantization import calibration, fake_quantize, integer_model
+from wakeword_keras.training.batches import DataConfig
+from wakeword_keras.training.losses import FocalLoss
+from wakeword_keras.training.trainer import MonitoredModel
 
 _MODELS = flags.DEFINE_list(
     "models", ["ds_cnn", "mobilenet_v3_small", "conformer_tiny"], "architectures to time"
@@ -49,9 +49,9 @@ def measure(name: str, rounds: int, steps: int) -> dict:
     frontend = FrontendConfig()
     fp32 = models.build(name, frontend.num_frames(16_000), frontend.channels, 1)
     batch = _batch(fp32, frontend)
-    qat = scheme.quantize(fp32, frontend.input_affine)
+    qat = fake_quantize.quantize(fp32, frontend.input_affine)
     calibration.calibrate(qat, fp32, batch[0].numpy())
-    exact = device.device_model(qat, fp32)
+    exact = integer_model.device_model(qat, fp32)
     ways = {
         "fp32": _stepper(fp32, None, batch),
         "qat": _stepper(exact, fp32, batch),

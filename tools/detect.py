@@ -10,9 +10,11 @@ from absl import flags
 from tqdm import tqdm
 
 from tools import command
-from wakeword_keras import InputError, audio, streaming
+from wakeword_keras import InputError
+from wakeword_keras.audio import audio_file
+from wakeword_keras.streams.detector import StreamConfig, detect_stream, load_detector
 
-_DEFAULT = streaming.StreamConfig()
+_DEFAULT = StreamConfig()
 _MODEL = flags.DEFINE_string("model", None, "firmware folder of a run, or an int8 .tflite file")
 _THRESHOLD = flags.DEFINE_float(
     "threshold_probability",
@@ -31,13 +33,15 @@ def main(files: Sequence[str]) -> None:
     """Print the detections of each file and a closing line."""
     if not files:
         raise InputError("no audio file given: name at least one after the flags")
-    detector = streaming.load_detector(_MODEL.value, _THRESHOLD.value)
-    config = streaming.StreamConfig(_STRIDE.value, _AVERAGE.value, _REFRACTORY.value)
+    detector = load_detector(_MODEL.value, _THRESHOLD.value)
+    config = StreamConfig(_STRIDE.value, _AVERAGE.value, _REFRACTORY.value)
     count, hours = 0, 0.0
     for path in files:
-        hours += audio.probe(path).seconds / 3600
-        blocks = tqdm(audio.read_blocks(path), desc=path, unit="block", disable=None, leave=False)
-        for heard in streaming.detect_stream(blocks, detector, config):
+        hours += audio_file.probe(path).seconds / 3600
+        blocks = tqdm(
+            audio_file.read_blocks(path), desc=path, unit="block", disable=None, leave=False
+        )
+        for heard in detect_stream(blocks, detector, config):
             count += 1
             print(f"{path}  {heard.seconds:.2f}  {heard.wake_word}  {heard.probability:.4f}")
     threshold = f"{detector.threshold_probability:.6g}"

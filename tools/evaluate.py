@@ -19,8 +19,9 @@ from absl import flags
 
 from flags import run_flags
 from tools import command
-from wakeword_keras import comparison, other_data, pipeline
 from wakeword_keras.errors import InputError
+from wakeword_keras.report import comparison
+from wakeword_keras.run import other_recordings, pipeline
 
 _COMPARE = flags.DEFINE_bool("compare", False, "compare the runs that are named behind it")
 _REPORT_DIR = flags.DEFINE_string(
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
         )
     folder = Path(data[0]).resolve().name
     out = _REPORT_DIR.value or str(Path(config.run_dir, f"report_on_{folder}"))
-    other_data.evaluate(config, data, ambient, out)
+    other_recordings.evaluate(config, data, ambient, out)
 
 
 if __name__ == "__main__":

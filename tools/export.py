@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from flags import run_flags
 from tools import command
-from wakeword_keras import pipeline
+from wakeword_keras.run import pipeline
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from absl import flags
 
 from flags import run_flags
 from tools import command
-from wakeword_keras import pipeline
+from wakeword_keras.run import pipeline
 
 flags.adopt_module_key_flags(run_flags)  # so that --helpshort lists them
 

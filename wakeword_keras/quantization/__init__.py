@@ -1,1 +1,1 @@
-"""From a float model to a quantization-aware one: scheme, calibration, fine-tuning."""
+"""From a float model to one that computes as the int8 kernels do."""

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import tf_keras as keras
 
-from wakeword_keras import training
 from wakeword_keras.errors import InputError
-from wakeword_keras.quantization import device
+from wakeword_keras.quantization import integer_model
+from wakeword_keras.training import loop
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class QatConfig:
 def finetune(
     qat: keras.Model,
     fp32: keras.Model,
-    data: training.TrainingData,
-    loss: training.LossConfig,
+    data: loop.TrainingData,
+    loss: loop.LossConfig,
     config: QatConfig,
     directory: Path,
 ) -> None:
@@ -55,11 +55,11 @@ def finetune(
       config: how long and how fast.
       directory: as in `training.train`.
     """
-    schedule = training.Schedule(
+    schedule = loop.Schedule(
         epochs=config.qat_epochs,
         learning_rate=config.qat_learning_rate,
         weight_decay=0.0,
         patience=config.qat_epochs,
     )
-    exact = device.device_model(qat, fp32)
-    training.fit(qat, data, loss, schedule, directory, forward=exact, teacher=fp32)
+    exact = integer_model.device_model(qat, fp32)
+    loop.fit(qat, data, loss, schedule, directory, forward=exact, teacher=fp32)

@@ -6,7 +6,7 @@ import tf_keras as keras
 from tf_keras import layers
 
 from wakeword_keras.models import activations, operations
-from wakeword_keras.quantization import ranges
+from wakeword_keras.quantization import layer_rules
 
 ACTIVATION_MENDS = {
     "swish": "multiply the input by a sigmoid layer of it with layers.Multiply, or use HardSwish",
@@ -30,8 +30,8 @@ LAYER_MENDS = {
     "Lambda": "write the operation as a layer of its own class",
 }
 SUPPORTED = (
-    *ranges.FREE_RANGE,
-    *ranges.SAME_RANGE,
+    *layer_rules.FREE_RANGE,
+    *layer_rules.SAME_RANGE,
     activations.HardSigmoidScale,
     operations.UnitLength,
     layers.Activation,
@@ -101,10 +101,10 @@ def _problem(layer: layers.Layer, model: keras.Model) -> tuple[str, str] | None:
 
 
 def _option_problem(layer: layers.Layer, model: keras.Model) -> tuple[str, str] | None:
-    name = ranges.activation_name(layer)
+    name = layer_rules.activation_name(layer)
     if isinstance(layer, layers.BatchNormalization):
         before = layer.inbound_nodes[0].inbound_layers
-        if isinstance(before, list) or not ranges.folds_into_next(before, model):
+        if isinstance(before, list) or not layer_rules.folds_into_next(before, model):
             return (
                 "is a batch norm that folds into no kernel",
                 "put it directly behind a convolution or Dense layer without activation that "
@@ -114,12 +114,12 @@ def _option_problem(layer: layers.Layer, model: keras.Model) -> tuple[str, str] 
         layer.negative_slope or layer.threshold or layer.max_value not in (None, 6)
     ):
         return "is a ReLU that no kernel clamps to", "use layers.ReLU() or layers.ReLU(6.0)"
-    if type(layer) in ranges.KERNELS and name not in ("linear", *ranges.CLAMPS):
+    if type(layer) in layer_rules.KERNELS and name not in ("linear", *layer_rules.CLAMPS):
         return (
             f"holds an operation and its activation {name}, with no range between",
             "give the activation a layer of its own",
         )
-    known = ("linear", *ranges.CLAMPS, *ranges.FIXED_ACTIVATIONS)
+    known = ("linear", *layer_rules.CLAMPS, *layer_rules.FIXED_ACTIVATIONS)
     if isinstance(layer, layers.Activation) and name not in known:
         return (
             f"has the activation {name}, which is no single int8 kernel",

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import soundfile
+
+from wakeword_keras.audio.features import FrontendConfig, compute
+from wakeword_keras.data.corpus import NOISE, POSITIVE, SPEECH, CorpusConfig, read_corpus
+from wakeword_keras.data.shards import (
+    fit_length,
+    open_shards,
+    read_audio,
+    split_features,
+    write_shards,
+)
+
+FRONTEND = FrontendConfig()
+CLIP_MS = 500
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    root = tmp_path_factory.mktemp("recordings")
+    rng = np.random.default_rng(0)
+    rows = ["path,label,speaker,split"]
+    for split in ("train", "validation", "test"):
+        for label, count in (("yes", 6), ("no", 10), ("_background_noise_", 1)):
+            for i in range(count):
+                seconds = 3.0 if label.startswith("_") else 0.4
+                name = f"{split}-{label}-{i}.wav"
+                soundfile.write(root / name, rng.normal(0, 0.1, int(16000 * seconds)), 16000)
+                speaker = f"{split}-{i}"
+                rows.append(f"{name},{label},{speaker},{split}")
+    (root / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return read_corpus([str(root)], CorpusConfig(wake_words=("yes",), clip_ms=CLIP_MS))
+
+
+@pytest.fixture(scope="module")
+def shards(corpus, tmp_path_factory):
+    return write_shards(corpus, CLIP_MS, tmp_path_factory.mktemp("cache"))
+
+
+def test_shards_hold_every_clip_with_its_sound(corpus, shards):
+    for split in ("train", "validation", "test"):
+        clips = {clip.clip_id: clip for clip in corpus.clips if clip.split == split}
+        infos = shards.clips[split]
+        assert {info.clip_id for info in infos} == set(clips)
+        for info, samples in zip(infos, read_audio(shards, split), strict=True):
+            clip = clips[info.clip_id]
+            assert (info.target, info.group, info.speaker) == (
+                0 if clip.label == "yes" else -1,
+                clip.group,
+                clip.speaker,
+            )
+            assert samples.shape == (CLIP_MS * 16,)
+            assert samples.any()
+
+
+def test_an_equal_corpus_reuses_the_shards_and_a_broken_write_is_not_taken_for_whole(
+    corpus, tmp_path
+):
+    first = write_shards(corpus, CLIP_MS, tmp_path)
+    stamp = (first.directory / "index.json").stat().st_mtime_ns
+    assert write_shards(corpus, CLIP_MS, tmp_path) == first
+    assert (first.directory / "index.json").stat().st_mtime_ns == stamp
+    other = write_shards(corpus, CLIP_MS + 100, tmp_path)
+    assert other.directory != first.directory
+    assert open_shards(tmp_path / "clips-unfinished") is None
+
+
+def test_a_long_clip_keeps_its_loudest_stretch_and_a_short_one_is_centred():
+    loud = np.zeros(100, np.int16)
+    loud[60:70] = 1000
+    assert fit_length(loud, 20).sum() == 10_000
+    short = fit_length(np.ones(4, np.int16), 10)
+    np.testing.assert_array_equal(short, [0, 0, 0, 1, 1, 1, 1, 0, 0, 0])
+
+
+def test_cold_features_are_the_front_ends_and_warm_ones_differ(shards):
+    cold = split_features(shards, "test", FRONTEND, "cold")
+    warm = split_features(shards, "test", FRONTEND, "warm")
+    samples = np.stack(list(read_audio(shards, "test")))
+    np.testing.assert_array_equal(cold.features, compute(samples, FRONTEND))
+    assert warm.features.shape == cold.features.shape
+    assert (warm.features != cold.features).any()
+    np.testing.assert_array_equal(
+        cold.labels(1)[:, 0], [clip.group == POSITIVE for clip in cold.clips]
+    )
+    assert {clip.group for clip in cold.clips} == {POSITIVE, SPEECH, NOISE}

@@ -1,0 +1,162 @@
+import ast
+import dataclasses
+import inspect
+from pathlib import Path
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from flags import config, run_flags
+from tools import train
+from wakeword_keras.errors import InputError
+from wakeword_keras.run import pipeline
+from wakeword_keras.training.loop import LossConfig
+
+RECIPES = sorted(Path(config.__file__).parent.glob("*.flags"))
+PARTS = {"": pipeline.RunConfig, **run_flags.PARTS}
+SETTINGS = [
+    (part, field)
+    for part, dataclass in PARTS.items()
+    for field in dataclasses.fields(dataclass)
+    if not (part == "" and field.name in run_flags.PARTS)
+    # One flag for both, with the default of the corpus.
+    and not (part == "synthesis" and field.name in pipeline.SHARED)
+]
+IDS = [config.flag_name(field.name, run_flags.PREFIXES.get(part, "")) for part, field in SETTINGS]
+
+
+@pytest.fixture
+def command_line():
+    """Parses a command line anew; the flags are as before after the test."""
+
+    def parse(*arguments):
+        return flags.FLAGS(["train", *arguments])
+
+    with flagsaver.flagsaver():
+        flags.FLAGS.unparse_flags()
+        yield parse
+        for name in flags.FLAGS:
+            flags.FLAGS[name].unparse()
+        flags.FLAGS(["train"])
+
+
+@pytest.mark.parametrize(("part", "field"), SETTINGS, ids=IDS)
+def test_every_setting_has_a_flag_with_its_default_and_a_help_text(part, field):
+    flag = flags.FLAGS[config.flag_name(field.name, run_flags.PREFIXES.get(part, ""))]
+    default = None if field.default is dataclasses.MISSING else field.default
+    if isinstance(flag.default, list):
+        assert tuple(flag.default) == (default or ())
+    else:
+        assert flag.default == default
+    assert len(flag.help) > 10
+    assert flag.help.count(". ") < 4  # of this setting alone, not of the next ones too
+
+
+def test_a_default_is_written_once():
+    for module in (config, run_flags, train):
+        numbers = [
+            node.value
+            for node in ast.walk(ast.parse(inspect.getsource(module)))
+            if isinstance(node, ast.Constant) and type(node.value) is float
+        ]
+        assert numbers == []
+
+
+def test_the_settings_of_a_run_are_named_as_its_flags(command_line):
+    command_line("--data_dir=x", "--wake_words=yes", "--seed=3", "--synthetic_seed=4")
+    settings = pipeline._flat(run_flags.read())
+    assert set(settings) == set(IDS) - {"run_dir", "cache_dir"}
+    assert (settings["seed"], settings["synthetic_seed"]) == (3, 4)
+
+
+def test_a_command_line_becomes_the_configuration(command_line):
+    command_line(
+        "--data_dir=a,b", "--wake_words=yes,no", "--gamma=1.5", "--alpha=0.25", "--clip_ms=1250",
+        "--epochs=7", "--qat_epochs=3", "--synthetic_voices=9", "--noprior_bias",
+    )  # fmt: skip
+    run = run_flags.read()
+    assert run.data_dir == ("a", "b")
+    assert run.corpus.wake_words == ("yes", "no")
+    assert run.loss == LossConfig(gamma=1.5, alpha=0.25)
+    assert run.corpus.clip_ms == run.synthesis.clip_ms == 1250
+    assert (run.train.epochs, run.qat.qat_epochs, run.synthesis.voices) == (7, 3, 9)
+    assert not run.train.prior_bias
+
+
+def test_alpha_can_be_none_again(command_line):
+    command_line("--data_dir=x", "--wake_words=yes", "--alpha=0.25", "--alpha=none")
+    assert run_flags.read().loss.alpha is None
+
+
+def test_the_phrase_becomes_a_wake_word_once(command_line):
+    command_line("--wake_phrase=Hey Jarvis")
+    assert run_flags.read().corpus.wake_words == ("hey_jarvis",)
+    command_line("--wake_phrase=hey jarvis", "--wake_words=hey_jarvis,stop")
+    assert run_flags.read().corpus.wake_words == ("hey_jarvis", "stop")
+
+
+def test_the_written_flags_give_the_same_run(command_line, tmp_path):
+    command_line(
+        "--wake_phrase=hey jarvis", "--data_dir=a b,c", "--alpha=0.25", "--gamma=1.5",
+        "--skip_bad_audio", "--noprior_bias", "--learning_rate=0.0001234",
+    )  # fmt: skip
+    before = run_flags.read()
+    path = tmp_path / "run.flags"
+    path.write_text(run_flags.replayable())
+    flags.FLAGS.unparse_flags()
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+    command_line(f"--flagfile={path}")
+    assert run_flags.read() == before
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_every_recipe_parses_to_a_run(recipe, command_line):
+    given = [] if "--wake_phrase" in recipe.read_text() else ["--data_dir=x", "--wake_words=yes"]
+    assert command_line(f"--flagfile={recipe}", *given) == ["train"]
+    assert run_flags.read().corpus.wake_words
+
+
+def test_there_are_recipes():
+    assert len(RECIPES) >= 3
+
+
+def test_the_flags_of_a_run_are_key_flags_of_the_tool():
+    key = {flag.name for flag in flags.FLAGS.get_key_flags_for_module("tools.train")}
+    assert set(IDS) <= key
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--data_dir"),
+        (["--data_dir=x"], "--wake_words is missing"),
+        (["--data_dir=x", "--wake_words=a,a"], "--wake_words=a,a"),
+        (["--data_dir=x", "--wake_words=a", "--class_weights", "--alpha=0.5"], "--class_weights"),
+        (["--data_dir=x", "--wake_words=a", "--gamma=-1"], "--gamma .*-1"),
+        (["--data_dir=x", "--wake_words=a", "--calibration_clips=0"], "--calibration_clips=0"),
+        (["--data_dir=x", "--wake_words=a", "--test_percent=95"], "--test_percent=95"),
+        (["--data_dir=x", "--wake_words=a", "--frontend_kind=mfcc"], "mfcc.* micro, log_mel"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_before_it_starts(arguments, message, command_line):
+    command_line(*arguments)
+    with pytest.raises(InputError, match=message) as error:
+        run_flags.read()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--model=resnet", "ds_cnn"),
+        ("--loss=hinge", "focal"),
+        ("--alpha=high", "alpha"),
+        ("--epochs=many", "epochs"),
+        ("--gama=2", "gamma"),
+    ],
+)
+def test_a_wrong_flag_names_what_can_be_given(argument, message, command_line):
+    with pytest.raises(flags.Error, match=message):
+        command_line(argument)

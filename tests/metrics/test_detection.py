@@ -1,0 +1,212 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from wakeword_keras.metrics import detection
+
+
+@st.composite
+def scored_clips(draw):
+    count = draw(st.integers(2, 60))
+    # Few distinct values, so that ties within and across classes are common.
+    scores = draw(hnp.arrays(np.int8, count, elements=st.integers(-6, 6))).astype(np.float32) / 4
+    labels = draw(hnp.arrays(np.int8, count, elements=st.integers(0, 1)))
+    labels[:2] = (0, 1)
+    return scores, labels
+
+
+@given(scored_clips())
+def test_roc_auc_equals_sklearn_with_ties(clips):
+    scores, labels = clips
+    assert detection.roc_auc(scores, labels) == pytest.approx(
+        roc_auc_score(labels, scores), abs=1e-12
+    )
+
+
+@given(scored_clips())
+def test_det_curve_is_sklearns_roc_curve(clips):
+    scores, labels = clips
+    fpr, recall, thresholds = roc_curve(labels, scores, drop_intermediate=False)
+    curve = detection.det_curve(scores, labels)
+    np.testing.assert_allclose(curve.false_positive_rate, fpr)
+    np.testing.assert_allclose(curve.miss_rate, 1 - recall, atol=1e-12)
+    np.testing.assert_array_equal(curve.thresholds, thresholds)
+
+
+@given(scored_clips(), st.sampled_from([0.0, 0.01, 0.1, 0.29, 0.5, 1.0]))
+def test_recall_is_the_best_of_sklearns_points_within_budget(clips, fpr):
+    scores, labels = clips
+    rates, recall, _ = roc_curve(labels, scores, drop_intermediate=False)
+    expected = recall[rates <= fpr].max()
+    got = detection.recall_at_false_positive_rate(scores, labels, fpr)
+    assert got == pytest.approx(expected, abs=1e-12)
+
+
+@given(scored_clips(), st.sampled_from([0.0, 0.01, 0.1, 0.29, 0.5, 1.0]))
+def test_threshold_keeps_the_budget_and_reaches_the_recall(clips, fpr):
+    scores, labels = clips
+    threshold = detection.threshold_for_false_positive_rate(scores, labels, fpr)
+    fires = scores >= threshold
+    assert fires[labels == 0].mean() <= fpr
+    assert fires[labels == 1].mean() == pytest.approx(
+        detection.recall_at_false_positive_rate(scores, labels, fpr), abs=1e-12
+    )
+    lower = scores[scores < threshold]
+    if lower.size:  # one distinct score lower breaks the budget
+        assert (scores >= lower.max())[labels == 0].mean() > fpr
+
+
+def test_threshold_stands_midway():
+    scores = np.array([0.0, 1.0, 2.0, 4.0, 5.0])
+    labels = np.array([0, 0, 0, 1, 1])
+    assert detection.threshold_for_false_positive_rate(scores, labels, 0.0) == 3.0
+    assert detection.threshold_for_false_positive_rate(scores, labels, 0.34) == 1.5
+    assert detection.threshold_for_false_positive_rate(scores, labels, 1.0) == 0.0
+
+
+def test_threshold_between_neighbouring_float32_still_separates():
+    low = np.float32(1.0)
+    high = np.nextafter(low, np.float32(2))
+    scores, labels = np.array([low, high]), np.array([0, 1])
+    threshold = detection.threshold_for_false_positive_rate(scores, labels, 0.0)
+    np.testing.assert_array_equal(scores >= threshold, [False, True])
+
+
+def test_threshold_lies_above_a_negative_that_scores_highest():
+    scores = np.array([1.0, 2.0], np.float32)
+    threshold = detection.threshold_for_false_positive_rate(scores, [1, 0], 0.01)
+    assert threshold > 2.0
+    assert not (scores >= threshold).any()
+    assert detection.recall_at_false_positive_rate(scores, [1, 0], 0.01) == 0.0
+
+
+def test_budget_of_29_in_100_is_29_despite_rounding():
+    scores = np.append(np.arange(100.0), 70.5)
+    labels = np.append(np.zeros(100), 1)
+    assert detection.recall_at_false_positive_rate(scores, labels, 0.29) == 1.0
+    assert detection.recall_at_false_positive_rate(scores, labels, 0.28) == 0.0
+
+
+def test_delta_miss_is_positive_when_the_second_misses_more():
+    labels = np.array([1, 1, 1, 1, 0, 0])
+    reference = np.array([5.0, 5, 5, 5, 0, 1])
+    worse = np.array([5.0, 5, 5, 0, 0, 1])
+    delta = detection.delta_miss_rate_at_equal_false_accepts
+    assert delta(reference, worse, labels, 0.0) == 0.25
+    assert delta(worse, reference, labels, 0.0) == -0.25
+    assert delta(reference, reference * 3 + 7, labels, 0.0) == 0.0
+
+
+@given(scored_clips(), st.integers(0, 2**31))
+@settings(max_examples=50)
+def test_resampled_ranking_equals_the_metrics_of_repeated_clips(clips, seed):
+    scores, labels = clips
+    speakers = np.random.default_rng(seed).choice(["a", "b", "c", "d", ""], scores.size)
+    resamples = detection.resample_speakers(speakers, 5, seed)
+    metrics = detection.resampled_ranking(scores, labels, 0.2, resamples)
+    for draw, auc, recall in zip(resamples.draws, *metrics, strict=True):
+        times = draw[resamples.unit_of_clip].astype(int)
+        repeated_scores, repeated_labels = np.repeat(scores, times), np.repeat(labels, times)
+        if np.unique(repeated_labels).size < 2:
+            assert np.isnan(auc)
+            assert np.isnan(recall)
+            continue
+        assert auc == pytest.approx(detection.roc_auc(repeated_scores, repeated_labels))
+        expected = detection.recall_at_false_positive_rate(repeated_scores, repeated_labels, 0.2)
+        assert recall == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "message"),
+    [
+        ([1.0, 2.0], [1, 1], "positives and negatives"),
+        ([1.0, 2.0], [0, 0], "positives and negatives"),
+        ([1.0, np.nan], [0, 1], "NaN"),
+        ([1.0, np.inf], [0, 1], "infinite"),
+        ([1.0, 2.0], [0, 1, 1], "equally long"),
+        ([1.0, 2.0], [-1, 1], "0 or 1"),
+        ([], [], "positives and negatives"),
+    ],
+)
+def test_degenerate_input_is_one_clear_line(scores, labels, message):
+    for metric in (
+        detection.roc_auc,
+        detection.det_curve,
+        lambda s, y: detection.recall_at_false_positive_rate(s, y, 0.01),
+        lambda s, y: detection.threshold_for_false_positive_rate(s, y, 0.01),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            metric(scores, labels)
+        assert "\n" not in str(error.value)
+
+
+def test_rate_outside_the_unit_interval_is_refused():
+    with pytest.raises(ValueError, match=r"1\.5"):
+        detection.recall_at_false_positive_rate([0.0, 1.0], [0, 1], 1.5)
+
+
+def test_wilson_matches_the_published_example():
+    # Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662.
+    low, high = detection.wilson_interval(81, 263)
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+
+
+def test_wilson_is_not_a_point_at_the_ends():
+    low, high = detection.wilson_interval(50, 50)
+    assert high == 1.0
+    assert low == pytest.approx(50 / (50 + detection.Z_95**2))
+    assert detection.wilson_interval(0, 50) == pytest.approx((0.0, 1 - low))
+    with pytest.raises(ValueError, match="trials"):
+        detection.wilson_interval(0, 0)
+
+
+def test_resamples_draw_whole_speakers_and_are_seeded():
+    speakers = ["a", "a", "b", "", ""]
+    first = detection.resample_speakers(speakers, 200, seed=3)
+    again = detection.resample_speakers(speakers, 200, seed=3)
+    other = detection.resample_speakers(speakers, 200, seed=4)
+    np.testing.assert_array_equal(first.unit_of_clip, [0, 0, 1, 2, 3])
+    assert (first.draws.sum(axis=1) == 4).all()
+    np.testing.assert_array_equal(first.draws, again.draws)
+    assert (first.draws != other.draws).any()
+
+
+def test_bootstrap_over_speakers_is_wider_than_over_clips():
+    # Each speaker is right on all of its 20 clips or on none: the sample is 30, not 600.
+    correct = np.repeat(np.arange(30) % 2, 20)
+    speakers = [f"s{i // 20}" for i in range(600)]
+
+    def width(names):
+        values = detection.resampled_mean(correct, detection.resample_speakers(names))
+        low, high = detection.percentile_interval(values)
+        return high - low
+
+    assert width(speakers) == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 30), rel=0.15)
+    assert width([""] * 600) == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 600), rel=0.15)
+
+
+def test_resampling_in_blocks_of_speakers_equals_resampling_at_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=80), np.arange(80) % 2
+    resamples = detection.resample_speakers([f"s{i % 23}" for i in range(80)], 50)
+    whole = detection.resampled_ranking(scores, labels, 0.1, resamples)
+    monkeypatch.setattr(detection, "_TABLE_ENTRIES", 200)
+    blocks = detection.resampled_ranking(scores, labels, 0.1, resamples)
+    np.testing.assert_array_equal(blocks.roc_auc, whole.roc_auc)
+    np.testing.assert_array_equal(blocks.recall, whole.recall)
+
+
+def test_resampled_mean_by_hand():
+    resamples = detection.Resamples(
+        np.array([0, 0, 1]), np.array([[2, 0], [1, 1], [0, 2]], np.float32)
+    )
+    np.testing.assert_allclose(detection.resampled_mean([1, 0, 1], resamples), [1 / 2, 2 / 3, 1.0])
+
+
+def test_interval_leaves_out_nan_and_refuses_all_nan():
+    assert detection.percentile_interval([np.nan, 1.0, 1.0]) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="no resample"):
+        detection.percentile_interval([np.nan])

@@ -1,0 +1,229 @@
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+from wakeword_keras.errors import InputError
+from wakeword_keras.training import callbacks, loop
+from wakeword_keras.training.batches import DataConfig
+from wakeword_keras.training.loop import LossConfig, TrainConfig
+
+CONFIG = TrainConfig(epochs=3, learning_rate=0.01)
+
+
+def copy_of(model):
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def epochs_in(directory):
+    with (directory / "history.csv").open(newline="") as file:
+        return [{**row, "seconds": ""} for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def whole(tiny_model, training_data, tmp_path):
+    """A training from start to end: (model as it began, model as it ended, its directory)."""
+    model = copy_of(tiny_model)
+    loop.train(model, training_data, LossConfig(), CONFIG, tmp_path / "whole")
+    return tiny_model, model, tmp_path / "whole"
+
+
+def interrupt_in(monkeypatch, epoch, batch=1):
+    """Makes a training stop as if by Ctrl-C, in the middle of an epoch (from 0)."""
+
+    original = callbacks.ProgressLine.on_train_batch_end
+
+    def by_count(line, index, logs=None):
+        original(line, index, logs)
+        if len(line._seconds) == epoch and index == batch:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks.ProgressLine, "on_train_batch_end", by_count)
+
+
+def test_a_resumed_training_equals_one_that_was_not_interrupted(
+    whole, training_data, tmp_path, monkeypatch
+):
+    start, finished, directory = whole
+    with monkeypatch.context() as patch:
+        interrupt_in(patch, epoch=1)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(
+                copy_of(start), training_data, LossConfig(), CONFIG, tmp_path / "interrupted"
+            )
+    assert len(epochs_in(tmp_path / "interrupted")) == 1
+    # A new process: other initial weights, which the checkpoint must replace.
+    resumed = copy_of(start)
+    resumed.set_weights([weight + 1 for weight in resumed.get_weights()])
+    loop.train(resumed, training_data, LossConfig(), CONFIG, tmp_path / "interrupted")
+    for a, b in zip(finished.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+    ours, theirs = epochs_in(tmp_path / "interrupted"), epochs_in(directory)
+    assert [row["epoch"] for row in ours] == ["1", "2", "3"]
+    for a, b in zip(theirs, ours, strict=True):
+        assert float(b["loss"]) == pytest.approx(float(a["loss"]), rel=1e-5)
+        assert b["learning_rate"] == a["learning_rate"]
+
+
+def test_a_finished_training_is_not_trained_on_but_gives_its_best_weights(
+    whole, training_data, capsys
+):
+    start, finished, directory = whole
+    before = (directory / "history.csv").read_text()
+    capsys.readouterr()
+    again = copy_of(start)
+    loop.train(again, training_data, LossConfig(), CONFIG, directory)
+    assert capsys.readouterr().out == ""
+    assert (directory / "history.csv").read_text() == before
+    for a, b in zip(finished.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(b, a)
+
+
+def test_training_ends_with_the_best_epochs_weights_which_score_as_logged(whole, training_data):
+    _, finished, directory = whole
+    rows = epochs_in(directory)
+    highest = max(float(row["val_auc"]) for row in rows)
+    best = [row for row in rows if float(row["val_auc"]) >= highest - callbacks.AUC_TIE][-1]
+    validation = training_data.validation[0]
+    logs = {}
+    callbacks.DetectionMetrics(
+        finished, [validation.features], validation.labels(1), LossConfig().build()
+    ).on_epoch_end(0, logs)
+    assert logs["val_loss"] == pytest.approx(float(best["val_loss"]), rel=1e-5)
+
+
+def test_the_rate_warms_up_over_an_epoch_and_falls_to_zero(whole):
+    rates = [float(row["learning_rate"]) for row in epochs_in(whole[2])]
+    assert max(rates) <= CONFIG.learning_rate
+    assert rates[0] > 0.5 * CONFIG.learning_rate
+    assert rates[0] > rates[1] > rates[2]
+    assert rates[2] < 0.2 * CONFIG.learning_rate
+
+
+def test_the_seed_decides_the_training(whole, training_data, tmp_path):
+    start, _, _ = whole
+    other = copy_of(start)
+    config = replace(CONFIG, epochs=1)
+    loop.train(other, replace(training_data, seed=2), LossConfig(), config, tmp_path / "other")
+    same = copy_of(start)
+    loop.train(same, training_data, LossConfig(), config, tmp_path / "same")
+    first = float(epochs_in(whole[2])[0]["loss"])
+    assert float(epochs_in(tmp_path / "same")[0]["loss"]) == pytest.approx(first, rel=1e-4)
+    assert float(epochs_in(tmp_path / "other")[0]["loss"]) != pytest.approx(first, rel=1e-4)
+
+
+def test_patience_ends_a_training_early(tiny_model, training_data, tmp_path, monkeypatch):
+    worse = iter([0.9, 0.8, 0.7, 0.6, 0.5])
+    monkeypatch.setattr(callbacks.detection, "roc_auc", lambda scores, labels: next(worse))
+    config = TrainConfig(epochs=5, patience=1)
+    loop.train(tiny_model, training_data, LossConfig(), config, tmp_path)
+    assert [row["epoch"] for row in epochs_in(tmp_path)] == ["1", "2"]
+    assert [row["val_auc"] for row in epochs_in(tmp_path)] == ["0.9", "0.8"]
+
+
+def test_a_training_that_diverges_says_which_flag_mends_it(tiny_model, training_data, tmp_path):
+    config = TrainConfig(epochs=1, learning_rate=1e30)
+    with pytest.raises(InputError, match="--learning_rate"):
+        loop.train(tiny_model, training_data, LossConfig(), config, tmp_path)
+
+
+def test_prior_bias_starts_a_model_at_the_share_of_its_wake_word(tiny_model):
+    targets = np.asarray([0] * 9 + [-1] * 89)
+    loop.set_prior_bias(tiny_model, targets, 1)
+    # By hand: (9 + 1) / (98 + 2) = 0.1.
+    assert tf.sigmoid(tiny_model.layers[-1].bias).numpy() == pytest.approx(0.1, rel=1e-5)
+
+
+def test_prior_bias_can_be_left_out(tiny_model, training_data, tmp_path, monkeypatch):
+    biases = []
+
+    def record(model, *_):
+        biases.append(float(model.layers[-1].bias.numpy()[0]))
+
+    monkeypatch.setattr(loop, "fit", record)
+    for prior_bias in (True, False):
+        model = copy_of(tiny_model)
+        loop.train(model, training_data, LossConfig(), TrainConfig(prior_bias=prior_bias), tmp_path)
+    # 8 of 22 training clips are positive: log((8 + 1) / (22 - 8 + 1)).
+    assert biases == [pytest.approx(np.log(9 / 15), rel=1e-5), 0.0]
+
+
+def test_class_weights_balance_positives_and_negatives_and_keep_the_mean(training_data):
+    clips = training_data.shards.clips["train"]
+    labels = np.asarray([[clip.target == 0] for clip in clips], np.float32)
+    weigh = loop._class_weighted(training_data)
+    given = np.ones(len(clips), np.float32)
+    weights = weigh(None, tf.constant(labels), tf.constant(given), None)[2].numpy()
+    positive = labels[:, 0] > 0
+    assert weights[positive].sum() == pytest.approx(weights[~positive].sum(), rel=1e-5)
+    assert weights.mean() == pytest.approx(1.0, rel=1e-5)
+    doubled = weigh(None, tf.constant(labels), tf.constant(2 * given), None)[2].numpy()
+    np.testing.assert_allclose(doubled, 2 * weights)
+
+
+def test_class_weights_reach_the_loss(tiny_model, training_data, tmp_path):
+    shares = {}
+    for class_weights in (False, True):
+        directory = tmp_path / str(class_weights)
+        loss = LossConfig(gamma=0.0, class_weights=class_weights)
+        loop.train(copy_of(tiny_model), training_data, loss, TrainConfig(epochs=1), directory)
+        shares[class_weights] = float(epochs_in(directory)[0]["share_positive"])
+    assert shares[True] > shares[False] + 0.02
+
+
+def test_class_weights_and_alpha_exclude_each_other():
+    with pytest.raises(InputError, match=r"--class_weights and --alpha=0\.25"):
+        LossConfig(alpha=0.25, class_weights=True)
+
+
+def test_bce_is_focal_loss_at_gamma_zero():
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(0, 2, (9, 2)).astype(np.float32), rng.normal(size=(9, 2)) * 4
+    for smoothing in (0.0, 0.1):
+        bce = LossConfig(loss="bce", gamma=2.0, alpha=0.25, label_smoothing=smoothing).build()
+        focal = LossConfig(loss="focal", gamma=0.0, label_smoothing=smoothing).build()
+        other = LossConfig(loss="focal", gamma=2.0, label_smoothing=smoothing).build()
+        assert float(bce(labels, logits)) == float(focal(labels, logits))
+        assert float(bce(labels, logits)) != float(other(labels, logits))
+    by_hand = np.mean(np.log1p(np.exp(-(2 * labels - 1) * logits)))
+    assert float(LossConfig(loss="bce").build()(labels, logits)) == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "flag"),
+    [
+        (LossConfig, {"gamma": -1.0}, "--gamma"),
+        (LossConfig, {"gamma": float("nan")}, "--gamma"),
+        (LossConfig, {"alpha": 1.5}, "--alpha"),
+        (LossConfig, {"label_smoothing": 1.0}, "--label_smoothing"),
+        (TrainConfig, {"epochs": 0}, "--epochs"),
+        (TrainConfig, {"patience": 0}, "--patience"),
+        (TrainConfig, {"learning_rate": 0.0}, "--learning_rate"),
+        (TrainConfig, {"weight_decay": -1.0}, "--weight_decay"),
+        (DataConfig, {"batch": 0}, "--batch"),
+        (DataConfig, {"echo": 0}, "--echo"),
+        (DataConfig, {"shuffle": 0}, "--shuffle"),
+    ],
+)
+def test_a_value_out_of_range_names_its_flag(config, values, flag):
+    with pytest.raises(InputError, match=f"^{flag}") as error:
+        config(**values)
+    assert str(next(iter(values.values()))) in str(error.value)
+
+
+def test_a_training_writes_for_tensorboard(whole):
+    assert list((whole[2] / "tensorboard").rglob("events.out.tfevents.*"))
+
+
+def test_targets_of_several_wake_words_each_get_their_bias():
+    inputs = keras.layers.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    loop.set_prior_bias(model, np.asarray([0, 0, 1, -1]), 2)
+    # By hand: (2 + 1) / 6 and (1 + 1) / 6.
+    expected = [np.log(0.5 / 0.5), np.log((1 / 3) / (2 / 3))]
+    np.testing.assert_allclose(model.layers[-1].bias.numpy(), expected, atol=1e-6)

@@ -1,0 +1,1 @@
+"""Audio in, features out: files, the device's front end, augmentation, synthetic noise."""

@@ -1,0 +1,1 @@
+"""Recordings become a corpus of clips, split by speaker, and shards on disk."""

@@ -1,0 +1,232 @@
+"""Long recordings without a wake word: a third trains, two thirds are streams that are listened to.
+
+A model trained on isolated words fires on running speech, so the training third is cut into clips
+and joins the corpus. The validation and the test third are never cut and never among the clips:
+each speaker's recordings, one after the other, are one stream. Splits are speaker-disjoint; who is
+in the corpus already stays in the same split here. With fewer than three speakers left to choose
+from, time is split instead, and a message says so.
+"""
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from wakeword_keras.data.corpus import NOISE, SPEECH, Clip, Corpus, CorpusConfig, hash_clips
+from wakeword_keras.data.recordings import (
+    SPLITS,
+    TEST,
+    TRAIN,
+    Recording,
+    few,
+    fingerprints,
+    list_ambient,
+)
+from wakeword_keras.errors import InputError
+
+
+def join(corpus: Corpus, ambient_dirs: Sequence[str], config: CorpusConfig) -> Corpus:
+    """Add ambient recordings to a corpus.
+
+    Every file is decoded once; one whose samples the corpus or an earlier file holds is left out.
+
+    Args:
+      corpus: from `read_corpus`.
+      ambient_dirs: folders of long recordings, `<speaker>/.../<recording>`.
+      config: length of a clip; whether bad files are skipped.
+
+    Returns:
+      The corpus with the training third among its clips (label AMBIENT_LABEL, group SPEECH), the
+      others as `streams`, sorted by id; its hash covers all of them.
+
+    Raises:
+      InputError: a folder or a file is wrong, or there is too little for three splits.
+    """
+    messages = list(corpus.messages)
+    recordings, seconds, contents = _read(corpus, ambient_dirs, config, messages)
+    # Pieces of noise are split by time: whose name they carry says nothing.
+    pinned = {clip.speaker: clip.split for clip in corpus.clips if clip.group != NOISE}
+    pieces = list(_split(recordings, seconds, pinned, messages))
+    streams = sorted(
+        (piece for piece in pieces if piece.split != TRAIN), key=lambda piece: piece.clip_id
+    )
+    cut = [clip for piece in pieces if piece.split == TRAIN for clip in _cut(piece, config.clip_ms)]
+    _check(pieces, config.clip_ms)
+    messages.append(_remark(pieces))
+    by_id = {clip.clip_id: contents[clip.path] for clip in (*cut, *streams)}
+    return replace(
+        corpus,
+        clips=tuple(sorted((*corpus.clips, *cut), key=lambda clip: clip.clip_id)),
+        sha256=hash_clips((*cut, *streams), by_id, corpus.sha256),
+        messages=tuple(messages),
+        contents=corpus.contents | contents,
+        streams=tuple(streams),
+    )
+
+
+def join_test(corpus: Corpus, ambient_dirs: Sequence[str], config: CorpusConfig) -> Corpus:
+    """Add ambient recordings to a corpus that only tests: all of them whole, as test streams.
+
+    Args:
+      corpus: from `read_corpus`.
+      ambient_dirs: folders of long recordings, `<speaker>/.../<recording>`.
+      config: whether bad files are skipped.
+
+    Returns:
+      The corpus with `streams`; its hash covers clips alone.
+
+    Raises:
+      InputError: a folder or a file is wrong.
+    """
+    messages = list(corpus.messages)
+    recordings, seconds, contents = _read(corpus, ambient_dirs, config, messages)
+    pieces = [_piece(r, TEST, 0.0, seconds[r.path]) for r in recordings]
+    return replace(
+        corpus,
+        messages=tuple(messages),
+        contents=corpus.contents | contents,
+        streams=tuple(sorted(pieces, key=lambda piece: piece.clip_id)),
+    )
+
+
+def _read(
+    corpus: Corpus, ambient_dirs: Sequence[str], config: CorpusConfig, messages: list[str]
+) -> tuple[list[Recording], dict[str, float], dict[str, str]]:
+    """Recordings that the corpus does not hold; seconds and content by path."""
+    recordings = list_ambient(ambient_dirs)
+    prints = fingerprints(recordings, config.skip_bad_audio, messages)
+    contents = {path: content for path, (_, content) in prints.items()}
+    recordings = list(_without_copies(recordings, contents, corpus, messages))
+    seconds = {recording.path: prints[recording.path][0].seconds for recording in recordings}
+    return recordings, seconds, contents
+
+
+def split_speakers(seconds: Mapping[str, float], pinned: Mapping[str, str]) -> dict[str, str]:
+    """Give each speaker to a split, so that the splits become about equally long.
+
+    Args:
+      seconds: of each speaker.
+      pinned: split of those speakers who have one already; they come first.
+
+    Returns:
+      Split by speaker: in the order of the names' hashes, each goes where the least is so far.
+    """
+    filled = dict.fromkeys(SPLITS, 0.0)
+    chosen: dict[str, str] = {}
+    for speaker in sorted(seconds, key=lambda name: (name not in pinned, _hash(name))):
+        split = pinned.get(speaker) or min(SPLITS, key=lambda name: filled[name])
+        filled[split] += seconds[speaker]
+        chosen[speaker] = split
+    return chosen
+
+
+def _hash(speaker: str) -> str:
+    return hashlib.sha1(speaker.encode(), usedforsecurity=False).hexdigest()
+
+
+def _without_copies(
+    recordings: Iterable[Recording],
+    contents: Mapping[str, str],
+    corpus: Corpus,
+    messages: list[str],
+) -> Iterator[Recording]:
+    seen = set(corpus.contents.values())
+    copies = []
+    for recording in recordings:
+        content = contents.get(recording.path)  # none: it was bad, and a message says so
+        if content in seen:
+            copies.append(recording.recording_id)
+        elif content:
+            seen.add(content)
+            yield recording
+    if copies:
+        messages.append(
+            f"{len(copies)} ambient recordings left out, the same audio is in the corpus or "
+            f"among them already: {few(copies)}"
+        )
+
+
+def _split(
+    recordings: Sequence[Recording],
+    seconds: Mapping[str, float],
+    pinned: Mapping[str, str],
+    messages: list[str],
+) -> Iterator[Clip]:
+    """Every recording as a piece of its speaker's split, or as pieces of several."""
+    spoken: dict[str, list[Recording]] = defaultdict(list)
+    for recording in recordings:
+        spoken[recording.speaker].append(recording)
+    lengths = {name: sum(seconds[r.path] for r in said) for name, said in spoken.items()}
+    free = lengths.keys() - pinned.keys()
+    by_time = 0 < len(free) < len(SPLITS)
+    if by_time:
+        messages.append(
+            f"--ambient_dir: {len(free)} speakers cannot be spread over three splits: their time "
+            "is split, and each voice is in all of them"
+        )
+    splits = split_speakers(lengths, pinned)
+    for speaker, said in spoken.items():
+        if by_time and speaker in free:
+            yield from _thirds(said, seconds)
+        else:
+            yield from (_piece(r, splits[speaker], 0.0, seconds[r.path]) for r in said)
+
+
+def _thirds(said: Iterable[Recording], seconds: Mapping[str, float]) -> Iterator[Clip]:
+    said = list(said)
+    third = sum(seconds[recording.path] for recording in said) / len(SPLITS)
+    position = 0.0
+    for recording in said:
+        length = seconds[recording.path]
+        for number, split in enumerate(SPLITS):
+            start = max(0.0, number * third - position)
+            end = min(length, (number + 1) * third - position)
+            if end - start > 1e-3:
+                yield _piece(recording, split, start, end - start)
+        position += length
+
+
+def _piece(recording: Recording, split: str, start_s: float, duration_s: float) -> Clip:
+    return Clip(
+        recording.recording_id + (f"#{round(start_s * 1000)}" if start_s else ""),
+        recording.path,
+        recording.label,
+        SPEECH,
+        recording.speaker,
+        split,
+        start_s=start_s,
+        duration_s=duration_s,
+    )
+
+
+def _cut(piece: Clip, clip_ms: int) -> Iterator[Clip]:
+    """Consecutive clips; a rest under half a clip is left."""
+    total_ms = (piece.duration_s or 0.0) * 1000
+    name = piece.clip_id.partition("#")[0]
+    for index in range(max(1, math.floor(total_ms / clip_ms + 0.5))):
+        start_s = piece.start_s + index * clip_ms / 1000
+        duration_s = min(clip_ms, total_ms - index * clip_ms) / 1000
+        clip_id = f"{name}#{round(start_s * 1000)}"
+        yield replace(piece, clip_id=clip_id, start_s=start_s, duration_s=duration_s)
+
+
+def _check(pieces: Iterable[Clip], clip_ms: int) -> None:
+    held: dict[str, float] = defaultdict(float)
+    for piece in pieces:
+        held[piece.split] += piece.duration_s or 0.0
+    for split in SPLITS:
+        if held[split] * 1000 < clip_ms:
+            raise InputError(
+                f"--ambient_dir: {held[split]:.1f} s for the {split} split, less than a clip of "
+                f"{clip_ms} ms: add recordings of speakers who are not in --data_dir"
+            )
+
+
+def _remark(pieces: Iterable[Clip]) -> str:
+    parts = []
+    for split in SPLITS:
+        chosen = [piece for piece in pieces if piece.split == split]
+        hours = sum(piece.duration_s or 0.0 for piece in chosen) / 3600
+        parts.append(f"{split} {hours:.2f} h of {len({piece.speaker for piece in chosen})}")
+    return f"ambient recordings, hours and speakers: {', '.join(parts)}"

@@ -1,0 +1,262 @@
+"""The recordings in a data folder: listed before any is opened, then what each file holds.
+
+A data folder is either `<label>/<clips>` or has a `manifest.csv` with the columns
+`path,label[,speaker][,split][,weight]`, paths relative to the manifest; with a manifest, only what
+it lists counts.
+
+Who spoke is, in this order: the manifest's speaker; the first folder below the label; the file name
+before `_nohash_` (Speech Commands). Otherwise it is unknown, and each file name counts as a
+speaker (in a manifest the whole path).
+"""
+
+import csv
+import math
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from wakeword_keras.audio import audio_file
+from wakeword_keras.errors import InputError
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLITS = (TRAIN, VALIDATION, TEST)  # from the least to the most held out
+NOISE_LABELS = frozenset({"_background_noise_", "_background_", "_silence_"})
+AMBIENT_LABEL = "_ambient_"
+
+_MANIFEST = "manifest.csv"
+_SPEAKER_MARK = "_nohash_"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file of a data folder.
+
+    Attributes:
+      recording_id: unique in the corpus and the same wherever the data lie.
+      path: the audio file.
+      label: folder below the data folder, or the manifest's label.
+      speaker: who speaks, or the name of the file where nobody says.
+      speaker_known: False where `speaker` is only the name of the file.
+      origin: how an error names it: the file, or manifest and row.
+      split: where the manifest puts it, or None.
+      weight: of its clips in the training loss, > 0.
+    """
+
+    recording_id: str
+    path: str
+    label: str
+    speaker: str
+    speaker_known: bool
+    origin: str
+    split: str | None = None
+    weight: float = 1.0
+
+
+def list_recordings(data_dirs: Sequence[str]) -> tuple[list[Recording], list[str]]:
+    """List the recordings of one or more data folders.
+
+    Args:
+      data_dirs: folders in one of the two layouts of the module's docstring. With several, the ids
+        begin with the number of the folder, from 1.
+
+    Returns:
+      (recordings, messages): a message for each folder with files that are not audio.
+
+    Raises:
+      InputError: a folder or manifest is missing, empty or wrong.
+    """
+    if not data_dirs:
+        raise InputError("--data_dir: give the folder of your recordings")
+    recordings: list[Recording] = []
+    messages: list[str] = []
+    for number, data_dir in enumerate(data_dirs, start=1):
+        prefix = f"{number}/" if len(data_dirs) > 1 else ""
+        recordings += _list_data_dir(Path(data_dir), prefix, messages)
+    return recordings, messages
+
+
+def list_ambient(ambient_dirs: Sequence[str]) -> list[Recording]:
+    """List long recordings without a wake word, wherever below the folders they lie.
+
+    Args:
+      ambient_dirs: folders. The first folder below is the speaker (LibriSpeech's layout); a file
+        right in them counts as a speaker of its own. Files that are not audio are passed over.
+
+    Returns:
+      Recordings of AMBIENT_LABEL without a split, in the order of their ids.
+
+    Raises:
+      InputError: a folder is missing, unreadable or holds no audio.
+    """
+    recordings: list[Recording] = []
+    for number, ambient_dir in enumerate(ambient_dirs, start=1):
+        root = Path(ambient_dir)
+        if not root.is_dir():
+            raise InputError(f"--ambient_dir={root}: no such folder")
+        prefix = f"{AMBIENT_LABEL}/{number}/" if len(ambient_dirs) > 1 else f"{AMBIENT_LABEL}/"
+        paths = [
+            Path(folder, name)
+            for folder, _, names in os.walk(root, onerror=_unreadable, followlinks=True)
+            for name in names
+            if Path(name).suffix.lower() in audio_file.SUFFIXES
+        ]
+        if not paths:
+            raise InputError(
+                f"--ambient_dir={root}: no audio of {', '.join(audio_file.SUFFIXES)} below it"
+            )
+        for path in sorted(paths):
+            name = path.relative_to(root)
+            known = len(name.parts) > 1
+            speaker = name.parts[0] if known else prefix + name.with_suffix("").as_posix()
+            recordings.append(
+                Recording(
+                    prefix + name.as_posix(), str(path), AMBIENT_LABEL, speaker, known, str(path)
+                )
+            )
+    return recordings
+
+
+def fingerprints(
+    recordings: Sequence[Recording], skip_bad_audio: bool, messages: list[str]
+) -> dict[str, tuple[audio_file.AudioInfo, str]]:
+    """What each sound file holds, by path; InputError on a bad one unless they are skipped."""
+
+    def attempt(recording: Recording) -> tuple[audio_file.AudioInfo, str] | InputError:
+        try:
+            return audio_file.fingerprint(recording.path)
+        except InputError as error:
+            return error
+
+    prints: dict[str, tuple[audio_file.AudioInfo, str]] = {}
+    bad: dict[str, InputError] = {}
+    with ThreadPoolExecutor() as pool:
+        results = zip(recordings, pool.map(attempt, recordings), strict=True)
+        for recording, result in tqdm(
+            results, "reading corpus", len(recordings), unit="file", disable=None
+        ):
+            if isinstance(result, InputError):
+                bad[recording.path] = result
+            else:
+                prints[recording.path] = result
+    if bad and not skip_bad_audio:
+        more = f" ({len(bad)} such files)" if len(bad) > 1 else ""
+        raise InputError(f"{next(iter(bad.values()))}, or pass --skip_bad_audio to go on{more}")
+    if bad:
+        messages.append(f"{len(bad)} unreadable audio files skipped: {few(list(bad))}")
+    return prints
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """The first of many names for a message, with dots where there are more than `most`."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _list_data_dir(root: Path, prefix: str, messages: list[str]) -> list[Recording]:
+    if not root.is_dir():
+        raise InputError(f"--data_dir={root}: no such folder; give the folder of your recordings")
+    if (root / _MANIFEST).is_file():
+        recordings = list(_list_manifest(root, prefix))
+    else:
+        recordings = list(_list_folders(root, prefix, messages))
+    if not recordings:
+        raise InputError(
+            f"--data_dir={root}: no audio; expected <label>/<clips> of "
+            f"{', '.join(audio_file.SUFFIXES)}, or {_MANIFEST} with the columns path,label"
+        )
+    return recordings
+
+
+def _list_folders(root: Path, prefix: str, messages: list[str]) -> Iterator[Recording]:
+    ignored = []
+    for folder, subfolders, names in os.walk(root, onerror=_unreadable, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(name for name in names if not name.startswith(".")):
+            path = Path(folder, name)
+            label, *below = path.relative_to(root).parts
+            if not below or path.suffix.lower() not in audio_file.SUFFIXES:
+                ignored.append(path.relative_to(root).as_posix())
+                continue
+            marked, mark, _ = path.stem.partition(_SPEAKER_MARK)
+            # Folders of noise sort it by kind, not by speaker.
+            in_folder = len(below) > 1 and label not in NOISE_LABELS
+            yield Recording(
+                recording_id=prefix + path.relative_to(root).as_posix(),
+                path=str(path),
+                label=label,
+                speaker=below[0] if in_folder else marked,
+                speaker_known=in_folder or bool(mark),
+                origin=str(path),
+            )
+    if ignored:
+        messages.append(
+            f"{root}: {len(ignored)} files ignored, not audio in a label folder: {few(ignored)}"
+        )
+
+
+def _list_manifest(root: Path, prefix: str) -> Iterator[Recording]:
+    manifest = root / _MANIFEST
+    first_row: dict[str, int] = {}
+    try:
+        with open(manifest, newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            missing = {"path", "label"} - set(rows.fieldnames or ())
+            if missing:
+                raise InputError(
+                    f"{manifest}: no column {', '.join(sorted(missing))}; "
+                    "the first line must be path,label[,speaker][,split][,weight]"
+                )
+            for row in rows:
+                origin = f"{manifest} row {rows.line_num}"
+                recording = _manifest_recording(root, prefix, row, origin)
+                earlier = first_row.setdefault(recording.path, rows.line_num)
+                if earlier != rows.line_num:
+                    raise InputError(f"{origin}: {row['path']} is in row {earlier} already")
+                yield recording
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{manifest}: not a CSV file in UTF-8 ({error}); save it as one"
+        ) from error
+
+
+def _manifest_recording(root: Path, prefix: str, row: dict[str, str], origin: str) -> Recording:
+    def cell(column: str) -> str:
+        return (row.get(column) or "").strip()
+
+    name, label, split, weight = cell("path"), cell("label"), cell("split"), cell("weight")
+    if not name or not label:
+        raise InputError(f"{origin}: path and label must not be empty; fill or remove the row")
+    path = root / name
+    if not path.is_file():
+        raise InputError(f"{origin}: no file {path}; correct the path or remove the row")
+    if split and split not in SPLITS:
+        raise InputError(f"{origin}: unknown split {split!r}; use {', '.join(SPLITS)} or nothing")
+    marked, mark, _ = path.stem.partition(_SPEAKER_MARK)
+    speaker = cell("speaker") or (marked if mark else "")
+    return Recording(
+        recording_id=prefix + Path(name).as_posix(),
+        path=str(path),
+        label=label,
+        speaker=speaker or prefix + Path(name).with_suffix("").as_posix(),
+        speaker_known=bool(speaker),
+        origin=origin,
+        split=split or None,
+        weight=_weight(weight, origin) if weight else 1.0,
+    )
+
+
+def _weight(text: str, origin: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not (math.isfinite(weight) and weight > 0):
+        raise InputError(f"{origin}: weight {text!r} is not a positive number; 1 is neutral")
+    return weight
+
+
+def _unreadable(error: OSError) -> None:
+    raise InputError(f"{error.filename}: {error.strerror}; make it readable") from error

@@ -1,0 +1,299 @@
+"""A corpus on disk: clips as TFRecord shards, and cached features of whole splits.
+
+Shards hold each split's clips in a seeded random order, so that a small shuffle buffer is enough
+and memory stays bounded however large the corpus. Shards and features are cached under a hash of
+all that went into them.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from wakeword_keras.audio import audio_file
+from wakeword_keras.audio.augmentation import prepare_impulse_responses
+from wakeword_keras.audio.features import FrontendConfig, compute
+from wakeword_keras.data.corpus import GROUPS, NOISE, Clip, Corpus
+from wakeword_keras.errors import InputError
+
+CONDITIONS = ("cold", "warm")
+CLIPS_PER_SHARD = 1024
+WARM_MS = 1000
+BACKGROUND_STRETCHES = 512  # about 25 minutes of noise: variety enough, and under 50 MB
+_LAYOUT = 1  # raise when the files' layout changes, so that old caches are not read
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """What is known of a clip besides its sound; target is the wake word's index, -1 for none."""
+
+    clip_id: str
+    label: str
+    target: int
+    group: str
+    speaker: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A corpus as TFRecord shards in a directory, one ClipInfo a record in the records' order."""
+
+    directory: Path
+    wake_words: tuple[str, ...]
+    clip_samples: int
+    clips: dict[str, tuple[ClipInfo, ...]]
+
+    def paths(self, split: str) -> list[str]:
+        """The shard files of a split, in order."""
+        return [str(path) for path in sorted(self.directory.glob(f"{split}-*.tfrecord"))]
+
+
+@dataclass(frozen=True)
+class SplitFeatures:
+    """Features of a whole split, memory-mapped: float32 [clips, frames, channels]."""
+
+    clips: tuple[ClipInfo, ...]
+    features: NDArray[np.float32]
+
+    @property
+    def targets(self) -> NDArray[np.int32]:
+        """int32 [clips]: index of the wake word, -1 for none."""
+        return np.asarray([clip.target for clip in self.clips], np.int32)
+
+    def labels(self, wake_words: int) -> NDArray[np.float32]:
+        """float32 [clips, wake_words], 1.0 where the wake word is spoken."""
+        return (self.targets[:, None] == np.arange(wake_words)).astype(np.float32)
+
+
+def fit_length(samples: NDArray[np.int16], length: int) -> NDArray[np.int16]:
+    """Pad with zeros on both sides, or keep the stretch with the most energy."""
+    if len(samples) <= length:
+        before = (length - len(samples)) // 2
+        return np.pad(samples, (before, length - len(samples) - before))
+    energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
+    start = int(np.argmax(energy[length:] - energy[:-length]))
+    return samples[start : start + length]
+
+
+def write_shards(corpus: Corpus, clip_ms: int, cache_dir: str | Path) -> Shards:
+    """Write a corpus as TFRecord shards, or reuse those of an equal corpus and clip length.
+
+    Args:
+      corpus: the clips; its hash covers their sound, labels and splits.
+      clip_ms: length of every clip; shorter ones are padded with zeros on both sides, of longer
+        ones the stretch with the most energy is kept.
+      cache_dir: folder for caches of any number of corpora.
+
+    Returns:
+      The shards. An interrupted write leaves nothing that a later call would take for whole.
+    """
+    key = _key(corpus.sha256, clip_ms, corpus.wake_words)
+    clip_samples = clip_ms * audio_file.SAMPLE_RATE_HZ // 1000
+    directory = Path(cache_dir) / f"clips-{key}"
+    if shards := open_shards(directory):
+        return shards
+    partial = directory.with_name(f"{directory.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    np.save(partial / "background.npy", _background(corpus, clip_samples))
+    clips = {
+        split: _write_split(partial, split, corpus, clip_samples)
+        for split in ("train", "validation", "test")
+    }
+    index = {
+        "wake_words": corpus.wake_words,
+        "clip_samples": clip_samples,
+        "clips": clips,
+    }
+    (partial / "index.json").write_text(json.dumps(index))
+    os.replace(partial, directory)
+    shards = open_shards(directory)
+    assert shards is not None
+    return shards
+
+
+def open_shards(directory: str | Path) -> Shards | None:
+    """The shards that `write_shards` completed in a directory; None where there are none."""
+    path = Path(directory) / "index.json"
+    if not path.exists():
+        return None
+    index = json.loads(path.read_text())
+    clips = {
+        split: tuple(ClipInfo(**row) for row in rows) for split, rows in index["clips"].items()
+    }
+    return Shards(path.parent, tuple(index["wake_words"]), index["clip_samples"], clips)
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256(repr((_LAYOUT, *parts)).encode()).hexdigest()[:16]
+
+
+def _write_split(directory: Path, split: str, corpus: Corpus, length: int) -> list[dict]:
+    clips = [clip for clip in corpus.clips if clip.split == split]
+    order = np.random.default_rng(0).permutation(len(clips))
+
+    def load(clip: Clip) -> bytes:
+        return fit_length(
+            audio_file.read(clip.path, clip.start_s, clip.duration_s), length
+        ).tobytes()
+
+    rows = []
+    with ThreadPoolExecutor() as pool:
+        for start in tqdm(
+            range(0, len(order), CLIPS_PER_SHARD), f"writing {split}", unit="shard", disable=None
+        ):
+            chosen = [clips[i] for i in order[start : start + CLIPS_PER_SHARD]]
+            path = directory / f"{split}-{start // CLIPS_PER_SHARD:05d}.tfrecord"
+            with tf.io.TFRecordWriter(str(path)) as writer:
+                for clip, samples in zip(chosen, pool.map(load, chosen), strict=True):
+                    info = _info(clip, corpus.wake_words)
+                    writer.write(_record(samples, info))
+                    rows.append(asdict(info))
+    return rows
+
+
+def _background(corpus: Corpus, clip_samples: int) -> NDArray[np.int16]:
+    """Noise of the training split to mix with speech: int16 [stretches, samples].
+
+    The pieces of a long recording are joined again, so that a stretch has no seams.
+    """
+    length = 2 * clip_samples + audio_file.SAMPLE_RATE_HZ
+    recordings: dict[str, list[Clip]] = {}
+    for clip in corpus.clips:
+        if clip.group == NOISE and clip.split == "train":
+            recordings.setdefault(clip.path, []).append(clip)
+    stretches: list[NDArray[np.int16]] = []
+    for pieces in recordings.values():
+        pieces.sort(key=lambda clip: clip.start_s)
+        samples = np.concatenate(
+            [audio_file.read(clip.path, clip.start_s, clip.duration_s) for clip in pieces]
+        )
+        whole = np.resize(samples, max(1, len(samples) // length) * length)
+        stretches += [stretch for stretch in whole.reshape(-1, length) if stretch.any()]
+        if len(stretches) >= BACKGROUND_STRETCHES:
+            break
+    return np.stack(stretches) if stretches else np.empty((0, length), np.int16)
+
+
+def _info(clip: Clip, wake_words: tuple[str, ...]) -> ClipInfo:
+    target = wake_words.index(clip.label) if clip.label in wake_words else -1
+    return ClipInfo(clip.clip_id, clip.label, target, clip.group, clip.speaker, clip.weight)
+
+
+def _record(samples: bytes, info: ClipInfo) -> bytes:
+    feature = {
+        "samples": tf.train.Feature(bytes_list=tf.train.BytesList(value=[samples])),
+        "target": tf.train.Feature(int64_list=tf.train.Int64List(value=[info.target])),
+        "group": tf.train.Feature(int64_list=tf.train.Int64List(value=[GROUPS.index(info.group)])),
+        "weight": tf.train.Feature(float_list=tf.train.FloatList(value=[info.weight])),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+
+
+def parse(record: tf.Tensor, length: int) -> dict[str, tf.Tensor]:
+    """A shard's record: samples int16 [length], target int64, group int64 (of GROUPS), weight."""
+    spec = {
+        "samples": tf.io.FixedLenFeature([], tf.string),
+        "target": tf.io.FixedLenFeature([], tf.int64),
+        "group": tf.io.FixedLenFeature([], tf.int64),
+        "weight": tf.io.FixedLenFeature([], tf.float32),
+    }
+    parsed = tf.io.parse_single_example(record, spec)
+    parsed["samples"] = tf.ensure_shape(tf.io.decode_raw(parsed["samples"], tf.int16), [length])
+    return parsed
+
+
+def read_audio(shards: Shards, split: str) -> Iterator[NDArray[np.int16]]:
+    """The int16 samples of a split's clips, in the order of `shards.clips[split]`."""
+    dataset = tf.data.TFRecordDataset(shards.paths(split)).map(
+        lambda record: parse(record, shards.clip_samples)["samples"]
+    )
+    return dataset.prefetch(16).as_numpy_iterator()
+
+
+def read_impulse_responses(folder: str | Path) -> NDArray[np.float32] | None:
+    """Every room impulse response (audio file) below a folder, as one bank; None without a folder.
+
+    Raises:
+      InputError: the folder holds no audio.
+    """
+    if not folder:
+        return None
+    paths = [path for path in sorted(Path(folder).rglob("*")) if path.suffix in audio_file.SUFFIXES]
+    if not paths:
+        raise InputError(f"--impulse_response_dir={folder}: no audio files there")
+    return prepare_impulse_responses([audio_file.read(path) for path in paths])
+
+
+def split_features(
+    shards: Shards, split: str, frontend: FrontendConfig, condition: str = "cold"
+) -> SplitFeatures:
+    """Features of every clip of a split without augmentation, cached on disk.
+
+    Args:
+      shards: where the clips are.
+      split: "train", "validation" or "test".
+      frontend: the front end.
+      condition: "cold", the front end starts on the clip, as in a test set of clips; or "warm", it
+        has heard a second of noise at the level of the clip's own quietest moments before, as in
+        a stream.
+
+    Returns:
+      SplitFeatures in the order of `shards.clips[split]`, memory-mapped.
+    """
+    clips = shards.clips[split]
+    path = shards.directory / f"{split}-{condition}-{_key(frontend)}.npy"
+    if not path.exists():
+        prepare = in_noise(shards, split) if condition == "warm" else lambda samples, _: samples
+        frames = frontend.num_frames(shards.clip_samples)
+        partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+        array = np.lib.format.open_memmap(
+            partial, "w+", np.float32, (len(clips), frames, frontend.channels)
+        )
+        samples = tqdm(
+            read_audio(shards, split),
+            f"features of {split} ({condition})",
+            len(clips),
+            unit="clip",
+            disable=None,
+        )
+        for i, clip in enumerate(samples):
+            array[i] = compute(prepare(clip, i)[None], frontend, frames=frames)[0]
+        array.flush()
+        os.replace(partial, path)
+    return SplitFeatures(clips, np.load(path, mmap_mode="r"))
+
+
+def in_noise(
+    shards: Shards, split: str, after_ms: int = 0
+) -> Callable[[NDArray[np.int16], int], NDArray[np.int16]]:
+    """A function (clip, its index in the split) -> WARM_MS of noise, the clip, `after_ms` of noise.
+
+    The noise is the split's own, at the level of the clip's quietest moments.
+    """
+    noises = [
+        samples.astype(np.float64)
+        for clip, samples in zip(shards.clips[split], read_audio(shards, split), strict=True)
+        if clip.group == NOISE and samples.any()
+    ][:256]
+    before, after = (ms * audio_file.SAMPLE_RATE_HZ // 1000 for ms in (WARM_MS, after_ms))
+
+    def prepare(clip: NDArray[np.int16], index: int) -> NDArray[np.int16]:
+        rng = np.random.default_rng(index)
+        noise = noises[rng.integers(len(noises))] if noises else rng.normal(size=before)
+        frames = clip[: len(clip) // 320 * 320].reshape(-1, 320).astype(np.float64)
+        floor = np.percentile(np.sqrt(np.mean(frames**2, axis=1)), 10)
+        noise = np.resize(noise, before + after)
+        noise *= max(floor, 1.0) / np.sqrt(np.mean(noise[:before] ** 2))
+        samples = np.clip(np.round(noise), -32768, 32767).astype(np.int16)
+        return np.concatenate([samples[:before], clip, samples[before:]])
+
+    return prepare

@@ -1,0 +1,151 @@
+"""Logits of every model on the same clips, and what follows from them: decisions and rankings.
+
+A clip's label is the index of its wake word, or -1 for none. A model decides for the wake word of
+the highest logit if that logit reaches the model's threshold, else for none. Rankings of several
+wake words are the mean over words of one against the rest.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from wakeword_keras.errors import InputError
+from wakeword_keras.metrics import detection
+from wakeword_keras.tflite.scorers import Scorer
+
+FALSE_POSITIVE_RATE = 0.01
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Clips: labels int32 [n] (wake word or -1), features float32 [n, frames, channels].
+
+    `label_names` are the corpus's own: they tell one label that is no wake word from another.
+    """
+
+    clip_ids: tuple[str, ...]
+    labels: NDArray[np.int32]
+    groups: tuple[str, ...]
+    speakers: tuple[str, ...]
+    features: NDArray[np.float32]
+    label_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Logits of every model on the same clips: float32 [n, wake_words] by model name."""
+
+    clip_ids: tuple[str, ...]
+    labels: NDArray[np.int32]
+    groups: tuple[str, ...]
+    speakers: tuple[str, ...]
+    logits: dict[str, NDArray[np.float32]]
+    label_names: tuple[str, ...]
+
+
+def score(batches: Iterable[ClipBatch], scorers: Mapping[str, Scorer]) -> Scores:
+    """Run every model over the same clips; only scores are kept, features pass through.
+
+    Args:
+      batches: clips, at least one.
+      scorers: features [n, frames, channels] -> logits [n, wake_words], by model name.
+
+    Returns:
+      Scores in the order of the batches.
+
+    Raises:
+      InputError: there are no clips or no models.
+      ValueError: a model gives logits of another shape than the others, or NaN or infinity.
+    """
+    seen: list[ClipBatch] = []
+    logits: dict[str, list[NDArray[np.float32]]] = {name: [] for name in scorers}
+    for batch in tqdm(batches, desc="scoring", unit="batch", disable=None):
+        for name, scorer in scorers.items():
+            logits[name].append(_checked_logits(scorer(batch.features), batch, name))
+        seen.append(dataclasses.replace(batch, features=np.zeros((0, 0, 0), np.float32)))
+    if not logits or not sum(len(batch.labels) for batch in seen):
+        raise InputError("nothing to score: no test clips, or no models")
+    joined = {name: np.concatenate(parts) for name, parts in logits.items()}
+    widths = {name: values.shape[1] for name, values in joined.items()}
+    if len(set(widths.values())) != 1:
+        raise ValueError(f"models differ in their number of wake words: {widths}")
+    return Scores(
+        tuple(i for batch in seen for i in batch.clip_ids),
+        np.concatenate([batch.labels for batch in seen]).astype(np.int32),
+        tuple(g for batch in seen for g in batch.groups),
+        tuple(s for batch in seen for s in batch.speakers),
+        joined,
+        tuple(name for batch in seen for name in batch.label_names),
+    )
+
+
+def _checked_logits(logits: NDArray, batch: ClipBatch, name: str) -> NDArray[np.float32]:
+    if logits.ndim != 2 or len(logits) != len(batch.labels):
+        raise ValueError(f"{name}: logits {logits.shape} for {len(batch.labels)} clips")
+    broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if broken.size:
+        raise ValueError(
+            f"{name}: logits of clip {batch.clip_ids[broken[0]]!r} are NaN or infinite"
+        )
+    return np.asarray(logits, np.float32)
+
+
+def decisions(logits: NDArray[np.float32], threshold: float) -> NDArray[np.intp]:
+    """Index of the wake word that each clip is decided for, -1 for none: intp [clips]."""
+    return np.where(logits.max(axis=1) >= threshold, logits.argmax(axis=1), -1)
+
+
+def widened_interval(draws: NDArray[np.float64], successes: int, trials: int) -> Interval:
+    """Percentile interval of a share, Wilson's where it reaches further.
+
+    Resampling cannot see errors that did not happen.
+    """
+    low, high = detection.percentile_interval(draws)
+    wilson_low, wilson_high = detection.wilson_interval(successes, trials)
+    return min(low, wilson_low), max(high, wilson_high)
+
+
+def ranking(
+    logits: NDArray[np.float32], labels: NDArray[np.int32], resamples: detection.Resamples
+) -> tuple[float, float, detection.RankingMetrics]:
+    """ROC AUC, recall and their draws [resamples], means over words of one against the rest."""
+    words = range(logits.shape[1])
+    pairs = [(logits[:, word], labels == word) for word in words]
+    auc = [detection.roc_auc(*pair) for pair in pairs]
+    recall = [detection.recall_at_false_positive_rate(*pair, FALSE_POSITIVE_RATE) for pair in pairs]
+    draws = [detection.resampled_ranking(*pair, FALSE_POSITIVE_RATE, resamples) for pair in pairs]
+    # A draw that lacks one word is a mean over the others.
+    held = np.ma.masked_invalid([[draw.roc_auc, draw.recall] for draw in draws])
+    means = held.mean(axis=0).filled(np.nan)
+    return float(np.mean(auc)), float(np.mean(recall)), detection.RankingMetrics(*means)
+
+
+def resample(scores: Scores) -> tuple[str, detection.Resamples]:
+    """Draws of speakers, or of clips where fewer than two speakers are known, and which it is.
+
+    The same scores give the same draws, so that everything measured on them is paired.
+    """
+    return _resample(scores.speakers)
+
+
+def share_interval(found: NDArray[np.bool_], speakers: Sequence[str]) -> Interval:
+    """95 % interval of the share of clips found: bootstrap over speakers, Wilson's if wider.
+
+    Args:
+      found: bool [clips], at least one clip.
+      speakers: of each clip.
+    """
+    draws = detection.resampled_mean(found, _resample(speakers)[1])
+    return widened_interval(draws, int(found.sum()), found.size)
+
+
+def _resample(speakers: Sequence[str]) -> tuple[str, detection.Resamples]:
+    # Drawing one speaker again and again would give an interval of no width.
+    if len(set(speakers)) > 1:
+        return "speakers", detection.resample_speakers(speakers)
+    return "clips", detection.resample_speakers(("",) * len(speakers))

@@ -1,0 +1,260 @@
+"""Every model as it is used, listening to streams: thresholds, false accepts per hour, misses.
+
+Validation streams choose a threshold for each model, test streams are reported; what the numbers
+mean is said in stream_metrics.py.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wakeword_keras.metrics.stream_rule import StreamConfig
+from wakeword_keras.streams import scoring
+from wakeword_keras.streams.scoring import Ear, SplitAudio, StreamModel, Tracks
+from wakeword_keras.streams.stream_metrics import (
+    Loud,
+    StreamCurve,
+    StreamMetrics,
+    StreamThreshold,
+    allowed_events,
+    choose_threshold,
+    curve,
+    loudest,
+    measure,
+)
+
+# Thresholds with more false accepts than that are of no use to anybody.
+USEFUL_PER_HOUR = 60.0
+RULE_OF_THREE = -math.log(0.05)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What validation streams, so many, decided for a model, and what scoring them took.
+
+    Read from a report, it took nothing.
+    """
+
+    threshold: StreamThreshold
+    validation: StreamMetrics
+    streams: int
+    windows: int = 0
+    rescored: int = 0
+    largest_difference_lsb: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelStreams:
+    """One model: threshold from validation, figures on both splits, curve and peaks on test.
+
+    `kernels`: "xnnpack", or "reference" where the sums of every useful threshold are those of the
+    reference kernels; then `rescored` of `windows` were scored with them, and differed from XNNPACK
+    by at most `largest_difference_lsb`.
+    """
+
+    threshold: StreamThreshold
+    validation: StreamMetrics
+    test: StreamMetrics
+    curve: StreamCurve
+    loudest: tuple[Loud, ...]
+    kernels: str
+    windows: int
+    rescored: int
+    largest_difference_lsb: float | None
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """All models over the streams, and what their hours cannot show."""
+
+    wake_words: tuple[str, ...]
+    config: StreamConfig
+    max_false_accepts_per_hour: float
+    validation_streams: int
+    test_streams: int
+    models: dict[str, ModelStreams]
+    messages: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON types."""
+        models = {}
+        for name, model in self.models.items():
+            fields = dataclasses.asdict(model)
+            fields["curve"] = {key: value.tolist() for key, value in fields["curve"].items()}
+            models[name] = fields
+        return {
+            **dataclasses.asdict(self.config),
+            "max_false_accepts_per_hour": self.max_false_accepts_per_hour,
+            "validation_streams": self.validation_streams,
+            "test_streams": self.test_streams,
+            "models": models,
+            "messages": list(self.messages),
+        }
+
+
+def evaluate(
+    validation: SplitAudio | Mapping[str, Choice],
+    test: SplitAudio,
+    models: Mapping[str, StreamModel],
+    ear: Ear,
+    max_false_accepts_per_hour: float,
+) -> StreamReport:
+    """Listen to the streams with every model.
+
+    Args:
+      validation: chooses the thresholds; or what was chosen before, for every model.
+      test: is reported.
+      models: by name; "int8" is the one that ships.
+      ear: front end and times.
+      max_false_accepts_per_hour: budget on validation, > 0.
+
+    Returns:
+      StreamReport.
+
+    Raises:
+      InputError: streams are shorter than a window, or a recording is gone.
+      ValueError: a model gives NaN or infinity.
+    """
+    chosen = validation
+    if isinstance(chosen, SplitAudio):
+        chosen = _choose(chosen, models, ear, max_false_accepts_per_hour)
+    hours = chosen["int8"].validation.hours
+    most = allowed_events(max_false_accepts_per_hour, hours)
+    thresholds = {name: chosen[name].threshold for name in models}
+    tests = scoring.score(
+        test,
+        models,
+        ear,
+        _useful(test.hours, most),
+        thresholds={name: threshold.sum for name, threshold in thresholds.items()},
+    )
+    return StreamReport(
+        test.shards.wake_words,
+        ear.config,
+        max_false_accepts_per_hour,
+        chosen["int8"].streams,
+        len(test.streams),
+        {
+            name: _model_streams(models[name], chosen[name], tests[name], test, ear)
+            for name in models
+        },
+        tuple(_messages(hours, test.hours, max_false_accepts_per_hour, thresholds)),
+    )
+
+
+def of_report(streams: Mapping[str, Any]) -> dict[str, Choice]:
+    """What a report's thresholds in streams were chosen by.
+
+    Args:
+      streams: "streams" of a report.json.
+
+    Returns:
+      Choice by model name.
+    """
+
+    def metrics(fields: Mapping[str, Any]) -> StreamMetrics:
+        plain: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()
+        }
+        return StreamMetrics(**plain)
+
+    return {
+        name: Choice(
+            StreamThreshold(**model["threshold"]),
+            metrics(model["validation"]),
+            streams["validation_streams"],
+        )
+        for name, model in streams["models"].items()
+    }
+
+
+def _choose(
+    validation: SplitAudio, models: Mapping[str, StreamModel], ear: Ear, budget: float
+) -> dict[str, Choice]:
+    most = allowed_events(budget, validation.hours)
+    heard = scoring.score(validation, models, ear, _useful(validation.hours, most), most)
+    chosen = {}
+    for name, tracks in heard.items():
+        threshold = choose_threshold(tracks, most, ear.config, models[name].output)
+        chosen[name] = Choice(
+            threshold,
+            measure(tracks, threshold.sum, validation, ear.config),
+            len(validation.streams),
+            tracks.windows,
+            tracks.rescored,
+            tracks.largest_difference_lsb or 0.0,
+        )
+    return chosen
+
+
+def _model_streams(
+    model: StreamModel, chosen: Choice, tracks: Tracks, test: SplitAudio, ear: Ear
+) -> ModelStreams:
+    exact = model.exact is not None
+    return ModelStreams(
+        chosen.threshold,
+        chosen.validation,
+        measure(tracks, chosen.threshold.sum, test, ear.config),
+        curve(tracks, test, ear.config),
+        loudest(tracks, chosen.threshold.sum, test, ear),
+        "reference" if exact else "xnnpack",
+        chosen.windows + tracks.windows,
+        chosen.rescored + tracks.rescored,
+        max(chosen.largest_difference_lsb, tracks.largest_difference_lsb or 0.0) if exact else None,
+    )
+
+
+def _useful(hours: float, allowed: int) -> float:
+    return max(USEFUL_PER_HOUR * hours, 4 * allowed + 20)
+
+
+def _messages(
+    validation_hours: float,
+    test_hours: float,
+    budget: float,
+    thresholds: Mapping[str, StreamThreshold],
+) -> Iterator[str]:
+    needed = RULE_OF_THREE / budget
+    for split, hours in (("validation", validation_hours), ("test", test_hours)):
+        if hours < needed:
+            yield (
+                f"{split}: even no false accept in {hours:.2f} h shows with 95 % confidence only "
+                f"fewer than {RULE_OF_THREE / hours:.2g} per hour; {budget:g} per hour would take "
+                f"{needed:.1f} h without one"
+            )
+    for name, threshold in thresholds.items():
+        if not threshold.within_budget:
+            yield (
+                f"{name}: fires more than {budget:g} times per hour on validation at the highest "
+                "score it can express: train on more speech without the wake word"
+            )
+
+
+def console_table(report: StreamReport) -> str:
+    """The report as text: a row for each model and split.
+
+    Args:
+      report: from `evaluate`.
+
+    Returns:
+      Lines without a newline at the end.
+    """
+    lines = [
+        f"{'streams':<12}{'split':<12}{'threshold':>10}{'hours':>7}{'events':>8}"
+        f"{'false accepts per hour':>26}{'missed %':>24}"
+    ]
+    for name, model in report.models.items():
+        for split, m in (("validation", model.validation), ("test", model.test)):
+            low, high = m.false_accepts_per_hour_ci95
+            rate = f"{m.false_accepts_per_hour:.2f} ({low:.2f}-{high:.2f})"
+            if not m.false_accepts:
+                rate = f"0 (below {m.false_accepts_per_hour_upper95:.2f})"
+            low, high = (100 * bound for bound in m.miss_rate_ci95)
+            lines.append(
+                f"{name:<12}{split:<12}{model.threshold.probability:>10.5f}{m.hours:>7.2f}"
+                f"{m.false_accepts:>8}{rate:>26}"
+                f"{f'{100 * m.miss_rate:.2f} ({low:.2f}-{high:.2f})':>24}"
+            )
+    return "\n".join([*lines, *report.messages])

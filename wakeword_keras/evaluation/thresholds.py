@@ -1,0 +1,107 @@
+"""The thresholds that models decide with: chosen on validation clips, or read from a report.
+
+A threshold is the one at which 1 % of the validation clips without a wake word fire. How far it
+shifts from a model to a later one has a 95 % interval: bootstrap over validation speakers, both
+models on the same draws.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wakeword_keras.evaluation.scores import FALSE_POSITIVE_RATE, Interval, Scores, resample
+from wakeword_keras.metrics import detection
+
+STEPS = (("fp32", "qat"), ("qat", "int8"), ("fp32", "int8"), ("fp32", "int8_ptq"))
+"""From which model to which; named "fp32_to_qat" and so on."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What validation clips decided.
+
+    Attributes:
+      logits: threshold of every model.
+      shift_ci95: interval of the later threshold minus the earlier, by step.
+      positives, negatives: validation clips.
+    """
+
+    logits: Mapping[str, float]
+    shift_ci95: Mapping[str, Interval]
+    positives: int
+    negatives: int
+
+
+def choose(validation: Scores) -> Thresholds:
+    """Choose every model's threshold.
+
+    Args:
+      validation: scores of clips with and without a wake word.
+
+    Returns:
+      Thresholds.
+
+    Raises:
+      ValueError: there are no positives or no negatives.
+    """
+    positive = validation.labels >= 0
+    _, resamples = resample(validation)
+    chosen, drawn = {}, {}
+    for name, logits in validation.logits.items():
+        scores = logits.max(axis=1)
+        chosen[name] = detection.threshold_for_false_positive_rate(
+            scores, positive, FALSE_POSITIVE_RATE
+        )
+        if any(name in step for step in STEPS):
+            drawn[name] = _draws(scores, positive, resamples)
+    return Thresholds(
+        chosen,
+        {
+            f"{before}_to_{after}": detection.percentile_interval(drawn[after] - drawn[before])
+            for before, after in STEPS
+            if before in drawn and after in drawn
+        },
+        int(np.count_nonzero(positive)),
+        int(np.count_nonzero(~positive)),
+    )
+
+
+def of_report(report: Mapping[str, Any]) -> Thresholds:
+    """The thresholds that a report was made with.
+
+    Args:
+      report: a report.json.
+
+    Raises:
+      KeyError: it is an older one that lacks a figure.
+    """
+    steps = report["quantization_error"]["steps"]
+    return Thresholds(
+        {name: model["threshold"] for name, model in report["models"].items()},
+        {name: tuple(step["threshold_shift_ci95"]) for name, step in steps.items()},
+        report["validation_positives"],
+        report["validation_negatives"],
+    )
+
+
+def _draws(
+    scores: NDArray[np.float32], positive: NDArray[np.bool_], resamples: detection.Resamples
+) -> NDArray[np.float64]:
+    """`detection.threshold_for_false_positive_rate` under every draw; NaN without negatives."""
+    falling, group = np.unique(-scores.astype(np.float64), return_inverse=True)
+    distinct = -falling
+    drawn = np.full(len(resamples.draws), np.nan)
+    for i, draw in enumerate(resamples.draws):
+        times = draw[resamples.unit_of_clip]
+        present = np.bincount(group, weights=times) > 0
+        negatives = np.cumsum(np.bincount(group, weights=times * ~positive))[present]
+        if not negatives[-1]:
+            continue
+        values = distinct[present]
+        firing = int(np.count_nonzero(negatives / negatives[-1] <= FALSE_POSITIVE_RATE))
+        below = values[min(firing, len(values) - 1)]
+        drawn[i] = (values[max(firing - 1, 0)] + below) / 2
+    return drawn

@@ -1,0 +1,1 @@
+"""What is measured of scores, whatever they come from; NumPy only."""

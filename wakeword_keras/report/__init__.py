@@ -1,0 +1,1 @@
+"""Findings as report.json, a page and pictures."""

@@ -1,0 +1,38 @@
+"""A run's findings as report.json, report.html and pictures."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from wakeword_keras.evaluation.findings import Findings
+from wakeword_keras.files import write_bytes
+from wakeword_keras.report import figures, page, style
+from wakeword_keras.report.verdicts import verdicts
+
+
+def write(findings: Findings, run_dir: str | Path, out_dir: str | Path | None = None) -> None:
+    """Write the report of a run: report.json, report.html and the page's pictures as PNG.
+
+    report.json follows report_schema.json. Learning curves are drawn from fp32/history.csv and
+    qat/history.csv where they exist.
+
+    Args:
+      findings: from `measurement.measure`.
+      run_dir: the run.
+      out_dir: made if missing, its files are replaced one by one; report/ of the run by default.
+
+    Raises:
+      InputError: a history.csv is not a table of numbers.
+      ValueError: a figure of the report is NaN or infinite.
+    """
+    out = Path(out_dir or Path(run_dir) / "report")
+    out.mkdir(parents=True, exist_ok=True)
+    judged = verdicts(findings)
+    content = findings.to_json() | {"verdicts": [dataclasses.asdict(v) for v in judged]}
+    text = json.dumps(content, indent=2, allow_nan=False)
+    svgs = {}
+    for name, figure in figures.figures(findings, Path(run_dir)):
+        write_bytes(out / f"{name}.png", style.to_png(figure))
+        svgs[name] = style.to_svg(figure, name)
+    write_bytes(out / "report.html", page.render(findings, judged, svgs).encode())
+    write_bytes(out / "report.json", (text + "\n").encode())

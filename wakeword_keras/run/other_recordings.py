@@ -1,0 +1,131 @@
+"""A finished run on recordings that it has not seen: its own thresholds, other clips and streams.
+
+Thresholds are those that the run's report was made with, as the device has them; nothing is chosen
+on the other data. Clips that trained or validated the run are left out.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wakeword_keras.audio import audio_file
+from wakeword_keras.data import ambient
+from wakeword_keras.data.corpus import POSITIVE, TEST, Clip, Corpus, read_corpus
+from wakeword_keras.data.recordings import few
+from wakeword_keras.data.shards import Shards, fit_length, read_audio, write_shards
+from wakeword_keras.errors import InputError
+from wakeword_keras.evaluation import stream_evaluation, thresholds
+from wakeword_keras.evaluation.findings import Chosen, HeldOut, measure
+from wakeword_keras.files import write_json
+from wakeword_keras.report import report
+from wakeword_keras.run import pipeline
+from wakeword_keras.run.directory import hash_of
+from wakeword_keras.run.pipeline import RunConfig
+
+
+def evaluate(
+    config: RunConfig,
+    data_dirs: Sequence[str],
+    ambient_dirs: Sequence[str],
+    out_dir: str | Path,
+) -> None:
+    """Measure a run on other data and write a report of its own, with corpus.json beside it.
+
+    Args:
+      config: of the finished run; its cache_dir takes the clips.
+      data_dirs: folders of recordings, of the wake words and of others; all of them test.
+      ambient_dirs: folders of long recordings without a wake word; may be none.
+      out_dir: where report.html, report.json and pictures go.
+
+    Raises:
+      InputError: the run is not finished, or its report is of an earlier version; the recordings
+        lack a wake word, or the run a threshold for streams.
+    """
+    out = Path(out_dir)
+    if out.resolve() in (Path(config.run_dir).resolve(), Path(config.run_dir, "report").resolve()):
+        raise InputError(f"--report_dir={out}: the run's own report lies there; name another")
+    chosen = _chosen(config.run_dir)
+    if ambient_dirs and not chosen.streams:
+        raise InputError(
+            f"--ambient_dir: {config.run_dir} has no threshold for streams; train a run with "
+            "--ambient_dir, or evaluate on --data_dir alone"
+        )
+    corpus = read_corpus(data_dirs, config.corpus, only=TEST)
+    run, shards, models = pipeline.open_finished(config)
+    corpus = _unheard(corpus, shards)
+    if ambient_dirs:
+        corpus = ambient.join_test(corpus, ambient_dirs, config.corpus)
+    for message in corpus.messages:
+        print(message, flush=True)
+    data = HeldOut(
+        write_shards(corpus, config.corpus.clip_ms, config.cache_dir),
+        config.frontend,
+        corpus.streams,
+        config.max_false_accepts_per_hour,
+        chosen,
+    )
+    # Exported after the report was made: there is no threshold to judge them by.
+    judged = {name: path for name, path in models.onnx.items() if name in chosen.clips.logits}
+    models = dataclasses.replace(models, onnx=judged)
+    report.write(measure(models, data), run.directory, out)
+    write_json(out / "corpus.json", corpus.summary())
+    print(f"report: {out / 'report.html'}")
+
+
+def _chosen(run_dir: str) -> Chosen:
+    """The thresholds that a run's report was made with."""
+    path = Path(run_dir, "report", "report.json")
+    if not path.is_file():
+        raise InputError(
+            f"--run_dir={run_dir} holds no report; finish the run with "
+            f"python -m tools.train --flagfile={Path(run_dir, 'run.flags')}"
+        )
+    said = json.loads(path.read_text())
+    try:
+        streams = stream_evaluation.of_report(said["streams"]) if "streams" in said else {}
+        return Chosen(thresholds.of_report(said), streams)
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is of an earlier version; make it again with "
+            f"python -m tools.evaluate --run_dir={run_dir}"
+        ) from error
+
+
+def _unheard(corpus: Corpus, shards: Shards) -> Corpus:
+    """The corpus without clips that sound like one the run was trained or chosen on."""
+    heard = {
+        _digest(samples)
+        for split in ("train", "validation")
+        for samples in read_audio(shards, split)
+        if samples.any()
+    }
+    kept: list[Clip] = []
+    dropped: list[Clip] = []
+    for clip in corpus.clips:
+        samples = audio_file.read(clip.path, clip.start_s, clip.duration_s)
+        known = _digest(fit_length(samples, shards.clip_samples)) in heard
+        (dropped if known else kept).append(clip)
+    if not dropped:
+        return corpus
+    names = [clip.clip_id for clip in dropped]
+    message = f"{len(names)} clips trained or validated the run, left out: {few(names)}"
+    for word in (*corpus.wake_words, None):
+        if not any(clip.label == word if word else clip.group != POSITIVE for clip in kept):
+            raise InputError(
+                f"--data_dir: {message}; no clip of {word or 'other sounds'} is left: add others"
+            )
+    return dataclasses.replace(
+        corpus,
+        clips=tuple(kept),
+        sha256=hash_of([corpus.sha256, names]),
+        messages=(*corpus.messages, message),
+    )
+
+
+def _digest(samples: NDArray[np.int16]) -> bytes:
+    return hashlib.sha256(samples.tobytes()).digest()

@@ -1,0 +1,385 @@
+"""The whole line, stage by stage, in a run directory; a stage that is done is not run again."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import tf_keras as keras
+
+from wakeword_keras import models
+from wakeword_keras.audio.augmentation import AugmentConfig
+from wakeword_keras.audio.features import FrontendConfig, compute
+from wakeword_keras.data import ambient
+from wakeword_keras.data.corpus import Clip, Corpus, CorpusConfig, read_corpus
+from wakeword_keras.data.shards import (
+    CONDITIONS,
+    Shards,
+    open_shards,
+    read_audio,
+    read_impulse_responses,
+    split_features,
+    write_shards,
+)
+from wakeword_keras.errors import InputError
+from wakeword_keras.evaluation.findings import Findings, HeldOut, RunModels, measure
+from wakeword_keras.files import write_bytes, write_json
+from wakeword_keras.firmware import bundle
+from wakeword_keras.onnx import translate
+from wakeword_keras.quantization import calibration, fake_quantize, finetuning
+from wakeword_keras.report import report
+from wakeword_keras.run.directory import RunDirectory, hash_of
+from wakeword_keras.synthesis.corpus import SynthesisConfig, synthesize
+from wakeword_keras.tflite import convert, flatbuffer
+from wakeword_keras.training import loop
+from wakeword_keras.training.batches import DataConfig
+from wakeword_keras.training.loop import LossConfig, TrainConfig
+
+STAGES = ("corpus", "fp32", "calibration", "qat", "export", "report", "firmware")
+TFLITE_FILES = {
+    "fp32_tflite": "model_fp32.tflite",
+    "int8_ptq": "model_int8_ptq.tflite",
+    "int8": "model_int8.tflite",
+}
+# The models again as ONNX: name, file and the TFLite file they are translated from.
+ONNX_FILES = {"fp32_onnx": "model_fp32.onnx", "int8_onnx": "model_int8.onnx"}
+_TRANSLATED_FROM = {"fp32_onnx": "fp32_tflite", "int8_onnx": "int8"}
+# A setting's name is its flag's: the field's, behind its part's prefix unless the parts share it.
+PREFIXES = {"synthesis": "synthetic_", "frontend": "frontend_"}
+SHARED = ("clip_ms",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run of the whole line.
+
+    Attributes:
+      run_dir: where everything of this run is written; the same directory resumes it.
+      data_dir: folders of recordings, `<label>/<clips>` or with a manifest.csv; several are joined.
+      wake_phrase: synthesise a corpus for this phrase, alone or in addition to data_dir.
+      ambient_dir: folders of long recordings, `<speaker>/.../<recording>`, in which nobody says the
+        wake word (leave such files out yourself); a third of the speakers trains, the others show
+        false accepts per hour.
+      impulse_response_dir: folder of room impulse responses, for reverberation in training.
+      cache_dir: decoded clips and features, shared by runs on the same recordings.
+      model: architecture.
+      max_false_accepts_per_hour: budget on the validation part of ambient_dir, for which each
+        model's operating threshold is chosen.
+      calibration_clips: training clips whose activations set the ranges of quantization.
+      seed: of everything random.
+    """
+
+    run_dir: str = "runs/wakeword"
+    data_dir: tuple[str, ...] = ()
+    ambient_dir: tuple[str, ...] = ()
+    wake_phrase: str = ""
+    impulse_response_dir: str = ""
+    cache_dir: str = "runs/cache"
+    model: str = "ds_cnn"
+    max_false_accepts_per_hour: float = 0.5
+    calibration_clips: int = 512
+    seed: int = 1
+    corpus: CorpusConfig
+    synthesis: SynthesisConfig
+    frontend: FrontendConfig
+    augment: AugmentConfig
+    data: DataConfig
+    loss: LossConfig
+    train: TrainConfig
+    qat: finetuning.QatConfig
+
+    def __post_init__(self) -> None:
+        if self.calibration_clips < 1:
+            raise InputError(f"--calibration_clips={self.calibration_clips}: must be at least 1")
+        budget = self.max_false_accepts_per_hour
+        if not 0 < budget < math.inf:
+            raise InputError(f"--max_false_accepts_per_hour={budget:g}: must be above 0")
+
+
+def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> None:
+    """Run every stage that is not done yet, from recordings or a phrase to a firmware bundle.
+
+    Args:
+      config: the run. Run again with the same one after an interruption, it goes on where it was.
+      flagfile: the command line's flags, kept as `run.flags` to repeat the run.
+      again: stages to do again although they are done.
+
+    Raises:
+      InputError: something given is wrong: the message names it and the mend.
+    """
+    keras.utils.set_random_seed(config.seed)
+    run = RunDirectory(config.run_dir, _flat(config), STAGES)
+    for stage in again:
+        run.record["stages"].pop(stage, None)
+    if flagfile:
+        write_bytes(run.path("run.flags"), flagfile.encode())
+    shards = _corpus(run, config)
+    fp32 = _fp32(run, config, shards)
+    calibration_set = _calibration_set(config, shards)
+    qat = _qat(run, config, shards, fp32, calibration_set)
+    _export(run, fp32, qat, calibration_set)
+    if not (run.done("report") and run.done("firmware")):
+        run_models = _run_models(run, shards, fp32, qat, calibration_set)
+        _firmware(run, config, _report(run, config, shards, run_models))
+    print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
+
+
+def open_finished(config: RunConfig) -> tuple[RunDirectory, Shards, RunModels]:
+    """Open a run that is done, to measure its models on other data.
+
+    Args:
+      config: that it was made with.
+
+    Returns:
+      Its directory, its clips (read again where their cache is gone) and its models.
+
+    Raises:
+      InputError: a stage is missing, or the run is of another configuration.
+    """
+    run = RunDirectory(config.run_dir, _flat(config), STAGES)
+    missing = [stage for stage in STAGES if not run.done(stage)]
+    if missing:
+        raise InputError(
+            f"{config.run_dir} is not finished, {missing[0]} is not done: "
+            f"python -m tools.train --flagfile={run.path('run.flags')}"
+        )
+    shards = _corpus(run, config)
+    fp32 = _fp32(run, config, shards)
+    calibration_set = _calibration_set(config, shards)
+    qat = _qat(run, config, shards, fp32, calibration_set)
+    return run, shards, _run_models(run, shards, fp32, qat, calibration_set)
+
+
+def _run_models(
+    run: RunDirectory,
+    shards: Shards,
+    fp32: keras.Model,
+    qat: keras.Model,
+    calibration_set: calibration.CalibrationSet,
+) -> RunModels:
+    exported = {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
+    translated = {name: run.path("export", file) for name, file in ONNX_FILES.items()}
+    translated = {name: path for name, path in translated.items() if path.exists()}
+    labels = tuple(clip.label for clip in shards.clips["train"])
+    return RunModels(fp32, qat, exported, translated, calibration_set, labels)
+
+
+def _corpus(run: RunDirectory, config: RunConfig) -> Shards:
+    """Clips as shards; recordings are read again only where their shards are gone."""
+    if run.done("corpus") and (shards := open_shards(run.record["shards"])):
+        return shards
+    with run.stage("corpus"):
+        corpus = gather_corpus(config)
+        for message in corpus.messages:
+            print(message, flush=True)
+        if run.record.setdefault("data_sha256", corpus.sha256) != corpus.sha256:
+            raise InputError(
+                f"the recordings are not those that {config.run_dir} was made from: "
+                "put them back, or give another --run_dir"
+            )
+        write_json(run.path("corpus.json"), corpus.summary() | {"sha256": corpus.sha256})
+        if corpus.streams:
+            pieces = [asdict(p) | {"path": os.path.abspath(p.path)} for p in corpus.streams]
+            write_json(run.path("streams.json"), {"pieces": pieces})
+        shards = write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
+        run.record["shards"] = str(shards.directory)
+        return shards
+
+
+def gather_corpus(config: RunConfig) -> Corpus:
+    """The clips of a run: its recordings, speech synthesised for its phrase, ambient audio."""
+    folders = list(config.data_dir)
+    if config.wake_phrase:
+        key = hash_of([config.wake_phrase, asdict(config.synthesis)])[:16]
+        folders.append(f"{config.cache_dir}/speech-{key}")
+        synthesize(config.wake_phrase, folders[-1], config.synthesis)
+    corpus = read_corpus(folders, config.corpus)
+    return ambient.join(corpus, config.ambient_dir, config.corpus) if config.ambient_dir else corpus
+
+
+def _training_data(config: RunConfig, shards: Shards) -> loop.TrainingData:
+    validation = tuple(
+        split_features(shards, "validation", config.frontend, condition) for condition in CONDITIONS
+    )
+    return loop.TrainingData(
+        shards,
+        validation,
+        config.frontend,
+        config.augment,
+        config.data,
+        config.seed,
+        read_impulse_responses(config.impulse_response_dir),
+    )
+
+
+def _fp32(run: RunDirectory, config: RunConfig, shards: Shards) -> keras.Model:
+    path = run.path("fp32", "model.keras")
+    if not run.done("fp32"):
+        with run.stage("fp32"):
+            frames = config.frontend.num_frames(shards.clip_samples)
+            model = models.build(
+                config.model, frames, config.frontend.channels, len(shards.wake_words)
+            )
+            loop.train(
+                model, _training_data(config, shards), config.loss, config.train, path.parent
+            )
+            partial = path.with_suffix(".partial.keras")
+            model.save(partial)
+            os.replace(partial, path)
+    return keras.models.load_model(path, compile=False)
+
+
+def _calibration_set(config: RunConfig, shards: Shards) -> calibration.CalibrationSet:
+    """Features of a stratified choice of training clips."""
+    clips = shards.clips["train"]
+    chosen = calibration.choose_clips(
+        [clip.label for clip in clips], config.calibration_clips, config.seed
+    )
+    wanted = set(chosen.tolist())
+    audio = (clip for i, clip in enumerate(read_audio(shards, "train")) if i in wanted)
+    features = np.concatenate([compute(clip[None], config.frontend) for clip in audio])
+    return calibration.CalibrationSet(
+        features,
+        tuple(clips[i].clip_id for i in chosen),
+        tuple(clips[i].label for i in chosen),
+    )
+
+
+def _qat(
+    run: RunDirectory,
+    config: RunConfig,
+    shards: Shards,
+    fp32: keras.Model,
+    calibration_set: calibration.CalibrationSet,
+) -> keras.Model:
+    qat = fake_quantize.quantize(fp32, config.frontend.input_affine)
+    weights = run.path("qat", "model.weights.h5")
+    if run.done("qat"):
+        qat.load_weights(weights)
+        return qat
+    with run.stage("calibration"):
+        ranges = calibration.calibrate(qat, fp32, calibration_set.features)
+        write_json(run.path("calibration.json"), _calibration_record(calibration_set, ranges))
+    with run.stage("qat"):
+        data = _training_data(config, shards)
+        finetuning.finetune(qat, fp32, data, config.loss, config.qat, weights.parent)
+        partial = weights.with_name("partial.weights.h5")
+        qat.save_weights(partial)
+        os.replace(partial, weights)
+    return qat
+
+
+def _calibration_record(
+    calibration_set: calibration.CalibrationSet, ranges: list[calibration.ActivationRange]
+) -> dict:
+    labels, counts = np.unique(calibration_set.labels, return_counts=True)
+    return {
+        "split": "train",
+        "clips": len(calibration_set.clip_ids),
+        "clips_by_label": dict(zip(labels.tolist(), counts.tolist(), strict=True)),
+        "sha256": calibration_set.sha256,
+        "activations": [asdict(activation) for activation in ranges],
+        "clip_ids": calibration_set.clip_ids,
+    }
+
+
+def _export(
+    run: RunDirectory,
+    fp32: keras.Model,
+    qat: keras.Model,
+    calibration_set: calibration.CalibrationSet,
+) -> None:
+    if run.done("export"):
+        return
+    with run.stage("export"):
+        dataset_fn = calibration_set.representative_dataset
+        converters: dict[str, Callable[[], bytes]] = {
+            "fp32_tflite": lambda: convert.float_model(fp32),
+            "int8_ptq": lambda: convert.int8_model(fp32, dataset_fn),
+            "int8": lambda: convert.int8_model(qat, dataset_fn),
+        }
+        for name, converted in converters.items():
+            write_bytes(run.path("export", TFLITE_FILES[name]), converted())
+        _export_onnx(run)
+        write_json(run.path("export", "export.json"), _export_record(run))
+
+
+def _export_onnx(run: RunDirectory) -> None:
+    if not translate.installed():
+        print(
+            "ONNX: not exported: pip install 'wakeword_keras[onnx]', then tools.export", flush=True
+        )
+        return
+    for name, source in _TRANSLATED_FROM.items():
+        content = run.path("export", TFLITE_FILES[source]).read_bytes()
+        write_bytes(run.path("export", ONNX_FILES[name]), translate.from_tflite(content))
+
+
+def _export_record(run: RunDirectory) -> dict:
+    """What each exported file is made of, and the weights that the INT8 one came from."""
+    files = {}
+    for name, file in TFLITE_FILES.items():
+        path = run.path("export", file)
+        files[file] = {
+            "model": name,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "bytes": path.stat().st_size,
+            "operators": flatbuffer.operators(path),
+            "tensors": {kind: len(names) for kind, names in flatbuffer.tensor_types(path).items()},
+        }
+    weights = run.path("qat", "model.weights.h5").read_bytes()
+    return {"files": files, "qat_weights_sha256": hashlib.sha256(weights).hexdigest()}
+
+
+def _report(
+    run: RunDirectory, config: RunConfig, shards: Shards, run_models: RunModels
+) -> Findings:
+    ambient_pieces: list[Clip] = []
+    if config.ambient_dir:
+        pieces = json.loads(run.path("streams.json").read_text())["pieces"]
+        ambient_pieces = [Clip(**piece) for piece in pieces]
+    with run.stage("report"):
+        findings = measure(
+            run_models,
+            HeldOut(shards, config.frontend, ambient_pieces, config.max_false_accepts_per_hour),
+        )
+        report.write(findings, run.directory)
+    return findings
+
+
+def _firmware(run: RunDirectory, config: RunConfig, findings: Findings) -> None:
+    evaluated, streams = findings.evaluated, findings.streams
+    with run.stage("firmware"):
+        bundle.write_bundle(
+            run.path("export", TFLITE_FILES["int8"]),
+            run.path("firmware"),
+            wake_words=evaluated.wake_words,
+            frontend=config.frontend,
+            clip_ms=config.corpus.clip_ms,
+            threshold_logit=evaluated.models["int8"].threshold,
+            stream_sum=None if streams is None else streams.models["int8"].threshold.sum,
+            hashes={
+                "corpus": run.record["data_sha256"],
+                "config": hash_of(run.record["config"]),
+            },
+        )
+
+
+def _flat(config: RunConfig) -> dict:
+    """Every setting that decides what a run computes, as JSON gives it back."""
+    settings: dict[str, object] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            prefix = PREFIXES.get(field.name, "")
+            settings |= {
+                name if name in SHARED else prefix + name: setting
+                for name, setting in asdict(value).items()  # type: ignore[arg-type]
+            }
+        elif field.name not in ("run_dir", "cache_dir"):
+            settings[field.name] = value
+    return json.loads(json.dumps(settings))

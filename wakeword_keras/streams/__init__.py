@@ -1,0 +1,1 @@
+"""Long audio: windows over it, a detector on it, scores of a whole split."""

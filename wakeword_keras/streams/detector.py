@@ -1,0 +1,134 @@
+"""The INT8 model over a long recording, as the device listens: front end, window, average, event.
+
+The front end runs through without a reset. Every `stride_ms` the model scores the newest window of
+frames; probabilities are averaged over `average_ms` (zeros before the first, as ESPHome does), and
+the wake word with the highest average is heard when that average reaches the threshold.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
+from wakeword_keras.audio.features import FrontendConfig
+from wakeword_keras.errors import InputError
+from wakeword_keras.firmware import bundle
+from wakeword_keras.metrics import stream_rule
+from wakeword_keras.metrics.stream_rule import StreamConfig
+from wakeword_keras.streams.windows import stream_windows, window_samples
+from wakeword_keras.tflite.scorers import Scorer, tflite_scorer
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A model ready to listen: window of `frames` frames, threshold on the averaged probability."""
+
+    scorer: Scorer
+    wake_words: tuple[str, ...]
+    frontend: FrontendConfig
+    frames: int
+    threshold_probability: float
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of audio under one window of frames."""
+        return window_samples(self.frontend, self.frames)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A wake word heard: seconds from the start to the end of the window, averaged probability."""
+
+    seconds: float
+    wake_word: str
+    probability: float
+
+
+def load_detector(model: str | Path, threshold_probability: float | None = None) -> Detector:
+    """Open a firmware bundle, or a bare int8 .tflite of the default front end.
+
+    Args:
+      model: folder with manifest.json, or .tflite file, whose wake words are called `output_<i>`.
+      threshold_probability: in (0, 1); the bundle's own if None.
+
+    Returns:
+      Detector with TFLite's optimized kernels.
+
+    Raises:
+      InputError: no such model, or no threshold to go by.
+    """
+    if threshold_probability is not None and not 0 < threshold_probability < 1:
+        raise InputError(f"threshold_probability={threshold_probability}: must lie in (0, 1)")
+    path = Path(model)
+    if path.is_dir():
+        manifest = bundle.read_manifest(path)
+        path = path / manifest["model"]["file"]
+        described, wake_words = manifest["model"], tuple(manifest["wake_words"])
+        frontend = bundle.frontend_of(manifest)
+        threshold = manifest["threshold"]["probability"]
+    else:
+        described, frontend = bundle.describe_model(path), FrontendConfig()
+        wake_words = tuple(f"output_{i}" for i in range(described["output"]["shape"][-1]))
+        threshold = None
+    if threshold_probability is not None:
+        threshold = threshold_probability
+    if threshold is None:
+        raise InputError(f"{path}: a bare model has no threshold: give threshold_probability")
+    scorer = tflite_scorer(path, kernels="optimized")
+    return Detector(scorer, wake_words, frontend, described["input"]["shape"][1], threshold)
+
+
+def stream_logits(
+    blocks: Iterable[NDArray[np.int16]], detector: Detector, stride_ms: int
+) -> NDArray[np.float32]:
+    """Logits every `stride_ms`, the first when the first window is full.
+
+    Args:
+      blocks: int16 [samples] each, of any lengths.
+      detector: the model.
+      stride_ms: whole steps of the front end.
+
+    Returns:
+      float32 [steps, wake_words]; no steps if there is no audio.
+
+    Raises:
+      InputError: the stride is not a multiple of the front end's step.
+    """
+    windows = stream_windows(blocks, detector.frontend, detector.frames, stride_ms)
+    none = np.empty((0, len(detector.wake_words)), np.float32)
+    return np.concatenate([none, *(detector.scorer(some) for some in windows)])
+
+
+def detect_stream(
+    blocks: Iterable[NDArray[np.int16]], detector: Detector, config: StreamConfig
+) -> list[Detection]:
+    """Wake words heard in a recording.
+
+    Args:
+      blocks: int16 [samples] each, such as `audio.read_blocks` yields.
+      detector: the model and its threshold.
+      config: stride, average and refractory time.
+
+    Returns:
+      Detections in the order of time.
+
+    Raises:
+      InputError: the stride does not fit the front end.
+    """
+    logits = stream_logits(blocks, detector, config.stride_ms)
+    averages = stream_rule.probability_sums(logits, config.windows) / config.one
+    times = stream_rule.detections(
+        averages.max(axis=1),
+        detector.threshold_probability,
+        config.stride_ms,
+        config.refractory_ms,
+    )
+    first_s = detector.window_samples / SAMPLE_RATE_HZ
+    heard = averages[np.rint(times * 1000 / config.stride_ms).astype(int)]
+    return [
+        Detection(first_s + float(time), detector.wake_words[int(row.argmax())], float(row.max()))
+        for time, row in zip(times, heard, strict=True)
+    ]

@@ -1,0 +1,335 @@
+"""Models over streams: the front end runs through, scores become the sums that the device compares.
+
+A split's audio is its ambient streams and each of its wake words in a stream of its own, between
+noise. The device's arithmetic is that of TFLite's reference kernels, which are some 60 times slower
+than XNNPACK and differ from it by a few LSB. So XNNPACK scores every window, and the reference
+kernels score again each window that could reach a useful threshold if the two differed by SLACK_LSB
+or, should more be found, by three times the largest difference. From `floor` on, sums are theirs.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from wakeword_keras.affine import Affine
+from wakeword_keras.audio import audio_file
+from wakeword_keras.audio.features import FrontendConfig
+from wakeword_keras.data.corpus import Clip
+from wakeword_keras.data.shards import WARM_MS, ClipInfo, Shards, in_noise, read_audio
+from wakeword_keras.errors import InputError
+from wakeword_keras.metrics import stream_rule
+from wakeword_keras.metrics.stream_rule import StreamConfig
+from wakeword_keras.streams.windows import stream_windows, window_samples
+from wakeword_keras.tflite import flatbuffer
+from wakeword_keras.tflite.scorers import Scorer, tflite_scorer
+
+AFTER_MS = 500  # a wake word has to be heard by then after its clip's end
+SLACK_LSB = 4.0
+Logits = list[NDArray[np.float32]]
+Masks = list[NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class StreamModel:
+    """A model to listen with: `quick` scores every window, `exact`, if any, what matters again."""
+
+    quick: Scorer
+    exact: Scorer | None = None
+    output: Affine | None = None  # of int8 logits
+
+
+@dataclass(frozen=True)
+class Ear:
+    """What all models share: the front end, the frames of a window, and the times of listening."""
+
+    frontend: FrontendConfig
+    frames: int
+    config: StreamConfig
+
+    @property
+    def window_ms(self) -> float:
+        """Length of a window."""
+        return window_samples(self.frontend, self.frames) / audio_file.SAMPLE_RATE_HZ * 1000
+
+
+@dataclass(frozen=True)
+class SplitAudio:
+    """The audio of a split: pieces of each ambient stream in order, and where the clips are."""
+
+    shards: Shards
+    split: str
+    streams: tuple[tuple[Clip, ...], ...]
+
+    @property
+    def hours(self) -> float:
+        """Length of the ambient streams."""
+        pieces = itertools.chain.from_iterable(self.streams)
+        return sum(piece.duration_s or 0.0 for piece in pieces) / 3600
+
+    @property
+    def positives(self) -> tuple[ClipInfo, ...]:
+        """The wake words, in the order of their tracks."""
+        return tuple(clip for clip in self.shards.clips[self.split] if clip.target >= 0)
+
+    def recordings(self) -> Iterator[Iterable[NDArray[np.int16]]]:
+        """Blocks of int16 [samples] of every ambient stream, then of every wake word in noise."""
+        for pieces in self.streams:
+            yield itertools.chain.from_iterable(
+                audio_file.read_blocks(piece.path, piece.start_s, piece.duration_s)
+                for piece in pieces
+            )
+        mix = in_noise(self.shards, self.split, AFTER_MS)
+        clips = self.shards.clips[self.split]
+        sounds = read_audio(self.shards, self.split)
+        for index, (clip, samples) in enumerate(zip(clips, sounds, strict=True)):
+            if clip.target >= 0:
+                yield [mix(samples, index)]
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """One model over a split: highest sum over the wake words and which word has it.
+
+    Attributes:
+      ambient: (uint32 sums [steps], uint8 words [steps]) of each stream.
+      positives: uint32 sums [clips, steps] from the clip's start on, uint8 words likewise.
+      floor: sums from here on are exact, lower ones may be the quick kernels'.
+      rescored: windows that the exact kernels scored, of `windows`.
+      largest_difference_lsb: between both kernels on these; None without exact kernels.
+    """
+
+    ambient: tuple[tuple[NDArray[np.uint32], NDArray[np.uint8]], ...]
+    positives: tuple[NDArray[np.uint32], NDArray[np.uint8]]
+    floor: int
+    windows: int
+    rescored: int
+    largest_difference_lsb: float | None
+
+    @property
+    def sums(self) -> list[NDArray[np.uint32]]:
+        """Of the ambient streams."""
+        return [sums for sums, _ in self.ambient]
+
+
+def open_models(paths: Mapping[str, Path]) -> dict[str, StreamModel]:
+    """Models to listen with: float by XNNPACK, int8 by XNNPACK and the reference kernels.
+
+    Args:
+      paths: .tflite files by model name.
+
+    Raises:
+      InputError: a file is missing or no such model.
+    """
+    models = {}
+    for name, path in paths.items():
+        output, exact = flatbuffer.output_affine(path), None
+        if output is not None:
+            kernels = flatbuffer.device_kernels(flatbuffer.operators(path))
+            exact = tflite_scorer(path, kernels)
+        models[name] = StreamModel(tflite_scorer(path, "xnnpack"), exact, output)
+    return models
+
+
+def split_audio(shards: Shards, streams: Iterable[Clip], split: str) -> SplitAudio:
+    """The audio of a split.
+
+    Args:
+      shards: the corpus, with wake words in this split.
+      streams: `Corpus.streams`, of any split.
+      split: "validation" or "test".
+
+    Raises:
+      InputError: there are no wake words or no streams.
+    """
+    by_speaker: dict[str, list[Clip]] = {}
+    for piece in streams:
+        if piece.split == split:
+            by_speaker.setdefault(piece.speaker, []).append(piece)
+    found = SplitAudio(shards, split, tuple(tuple(pieces) for pieces in by_speaker.values()))
+    if not found.positives:
+        raise InputError(f"the {split} split has no wake word to miss: add recordings or speakers")
+    if not found.hours:
+        raise InputError(f"the {split} split has no ambient audio: give --ambient_dir")
+    return found
+
+
+@dataclass
+class _Hearing:
+    """What is known so far of a model over a split's recordings, streams first."""
+
+    model: StreamModel
+    logits: Logits
+    exact: Masks  # steps that the exact kernels have scored
+    useful: int = 0
+    floor: int = 0
+    slack_lsb: float = SLACK_LSB
+    worst_lsb: float = 0.0
+
+    def sums(self, config: StreamConfig, slack_lsb: float) -> list[NDArray[np.int64]]:
+        """Highest sums [steps], were scores of the quick kernels so many LSB too low."""
+        step = 0.0 if self.model.output is None else self.model.output.scale
+        return [
+            stream_rule.probability_sums(
+                values + slack_lsb * step * ~done[:, None], config.windows
+            ).max(axis=1)
+            for values, done in zip(self.logits, self.exact, strict=True)
+        ]
+
+
+def score(
+    heard: SplitAudio,
+    models: Mapping[str, StreamModel],
+    ear: Ear,
+    most_useful: float,
+    most_allowed: float | None = None,
+    thresholds: Mapping[str, int] | None = None,
+) -> dict[str, Tracks]:
+    """Listen to a split with every model.
+
+    Memory is bounded by the logits, 4 bytes a stride and wake word for each model.
+
+    Args:
+      heard: the audio.
+      models: by name.
+      ear: front end and times.
+      most_useful: thresholds with more false accepts in all of the streams are of no use.
+      most_allowed: sums have to be exact from the highest one on that, as threshold, gives more.
+      thresholds: sums that have to be exact in any case, by model.
+
+    Returns:
+      Tracks by model name.
+
+    Raises:
+      InputError: the streams are shorter than a window, or a recording is gone.
+      ValueError: a model gives NaN or infinity.
+    """
+    hearings = {}
+    for name, logits in _listen(heard, models, ear).items():
+        unscored = [np.zeros(len(values), bool) for values in logits]
+        hearing = hearings[name] = _Hearing(models[name], logits, unscored)
+        quick = hearing.sums(ear.config, 0.0)[: len(heard.streams)]
+        if not any(map(len, quick)):
+            raise InputError(f"--ambient_dir: the {heard.split} streams are shorter than a window")
+        _, hearing.useful = stream_rule.budget_range(
+            quick, most_useful, ear.config.refractory_steps
+        )
+    required = thresholds or {}
+    while True:
+        wanted = {
+            name: _wanted(hearing, heard, ear, most_allowed, required.get(name))
+            for name, hearing in hearings.items()
+        }
+        wanted = {name: masks for name, masks in wanted.items() if any(m.any() for m in masks)}
+        if not wanted:
+            return {name: _tracks(hearing, heard, ear) for name, hearing in hearings.items()}
+        for name, lsb in _rescore(heard, hearings, ear, wanted).items():
+            hearing = hearings[name]
+            hearing.exact = [a | b for a, b in zip(hearing.exact, wanted[name], strict=True)]
+            hearing.worst_lsb = max(hearing.worst_lsb, lsb)
+            if 2 * hearing.worst_lsb > hearing.slack_lsb:
+                hearing.slack_lsb = 3 * hearing.worst_lsb
+
+
+def _wanted(
+    hearing: _Hearing, heard: SplitAudio, ear: Ear, most_allowed: float | None, required: int | None
+) -> Masks:
+    """Steps that the exact kernels still have to score; sets the floor."""
+    config = ear.config
+    floors = [hearing.useful] if required is None else [hearing.useful, required]
+    if most_allowed is not None:
+        likely = hearing.sums(config, 0.0)[: len(heard.streams)]
+        breaking, keeping = stream_rule.budget_range(likely, most_allowed, config.refractory_steps)
+        floors.append(keeping if breaking is None else breaking)
+    hearing.floor = min(floors)
+    if hearing.model.exact is None:
+        return []
+    return [
+        _reaching(sums >= hearing.floor, config.windows) & ~done
+        for sums, done in zip(hearing.sums(config, hearing.slack_lsb), hearing.exact, strict=True)
+    ]
+
+
+def _reaching(sums: NDArray[np.bool_], windows: int) -> NDArray[np.bool_]:
+    """Every step whose score is part of one of these sums."""
+    parts = sums.copy()
+    for back in range(1, min(windows, len(sums))):
+        parts[:-back] |= sums[back:]
+    return parts
+
+
+def _listen(heard: SplitAudio, models: Mapping[str, StreamModel], ear: Ear) -> dict[str, Logits]:
+    """Quick logits [steps, wake_words] of every recording."""
+    width = len(heard.shards.wake_words)
+    logits: dict[str, Logits] = {name: [] for name in models}
+    clip_s = heard.shards.clip_samples / audio_file.SAMPLE_RATE_HZ + (WARM_MS + AFTER_MS) / 1000
+    total_s = heard.hours * 3600 + len(heard.positives) * clip_s
+    title = f"listening ({heard.split})"
+    with tqdm(total=round(total_s), desc=title, unit="s of audio", disable=None) as bar:
+        for blocks in heard.recordings():
+            parts: dict[str, Logits] = {name: [np.empty((0, width), np.float32)] for name in models}
+            for windows in _windows(blocks, ear):
+                for name, model in models.items():
+                    parts[name].append(model.quick(windows))
+                bar.update(len(windows) * ear.config.stride_ms / 1000)
+            for name, scored in parts.items():
+                logits[name].append(np.concatenate(scored))
+    return logits
+
+
+def _rescore(
+    heard: SplitAudio, hearings: Mapping[str, _Hearing], ear: Ear, wanted: Mapping[str, Masks]
+) -> dict[str, float]:
+    """Put the exact kernels' logits where they are wanted: largest difference in LSB, by model."""
+    worst = dict.fromkeys(wanted, 0.0)
+    total = sum(int(mask.sum()) for masks in wanted.values() for mask in masks)
+    title = f"reference kernels ({heard.split})"
+    with tqdm(total=total, desc=title, unit="window", disable=None) as bar:
+        for number, blocks in enumerate(heard.recordings()):
+            masks = {name: wanted[name][number] for name in wanted if wanted[name][number].any()}
+            first = 0
+            for windows in _windows(blocks, ear) if masks else ():
+                for name, mask in masks.items():
+                    rows = np.flatnonzero(mask[first : first + len(windows)])
+                    model, track = hearings[name].model, hearings[name].logits[number]
+                    if rows.size and model.exact is not None and model.output is not None:
+                        scored = model.exact(windows[rows])
+                        gap = float(np.abs(scored - track[first + rows]).max())
+                        worst[name] = max(worst[name], gap / model.output.scale)
+                        track[first + rows] = scored
+                        bar.update(rows.size)
+                first += len(windows)
+    return worst
+
+
+def _windows(blocks: Iterable[NDArray[np.int16]], ear: Ear) -> Iterator[NDArray[np.float32]]:
+    return stream_windows(blocks, ear.frontend, ear.frames, ear.config.stride_ms)
+
+
+def _tracks(hearing: _Hearing, heard: SplitAudio, ear: Ear) -> Tracks:
+    best = [_best(values, ear.config.windows) for values in hearing.logits]
+    ambient, spoken = best[: len(heard.streams)], best[len(heard.streams) :]
+    # A window that ends before the clip begins holds noise alone.
+    noise_ms = WARM_MS - ear.window_ms
+    first = int(noise_ms // ear.config.stride_ms) + 1 if noise_ms >= 0 else 0
+    sums = np.stack([sums[first:] for sums, _ in spoken])
+    words = np.stack([words[first:] for _, words in spoken])
+    return Tracks(
+        tuple(ambient),
+        (sums, words),
+        hearing.floor,
+        sum(map(len, hearing.logits)),
+        int(sum(mask.sum() for mask in hearing.exact)),
+        None if hearing.model.exact is None else round(hearing.worst_lsb, 3),
+    )
+
+
+def _best(
+    logits: NDArray[np.float32], windows: int
+) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+    sums = stream_rule.probability_sums(logits, windows)
+    return sums.max(axis=1).astype(np.uint32), sums.argmax(axis=1).astype(np.uint8)

@@ -1,0 +1,369 @@
+"""A corpus without recordings: a phrase spoken by many voices, and what must not wake the device.
+
+espeak-ng speaks in accents of English crossed with variants (vocal tracts); a voice is a speaker
+(`script` has the texts and the voices). Negatives are of four kinds: phrases that sound like the
+wake phrase (label `similar`), other speech (`speech`), noise (`_background_noise_`) and silence
+(`_silence_`). Positives and similar phrases share carriers, rates, pitches and levels, and `speech`
+has the carriers' words, so that only the phrase itself tells a positive from a negative.
+
+Levels are RMS in dB relative to full scale (dBFS, 0 = 32,768).
+"""
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from tqdm import tqdm
+
+from wakeword_keras.audio import noise_signals
+from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
+from wakeword_keras.audio.noise_signals import Signal
+from wakeword_keras.errors import InputError
+from wakeword_keras.synthesis.espeak import Espeak
+from wakeword_keras.synthesis.lines import (
+    ACCENTS,
+    NOISE,
+    RATES_WPM,
+    SHARES,
+    SILENCE,
+    SIMILAR,
+    SPEECH,
+    SPLITS,
+    VARIANTS,
+    Line,
+    Script,
+    alone,
+    choose_voices,
+    in_carrier,
+    phrase_label,
+    similar_line,
+    speech_line,
+    spoken,
+    without_phrase,
+    write_script,
+)
+
+_FORMAT = "flac"
+_VERSION = 1  # of the recipe: a corpus of another version is made again
+_EDGE_MS = 40  # between a whole phrase and the ends of its clip
+_SPEECH_DBFS = (-38.0, -14.0)
+_PEAK = 0.95
+_FLOOR_DBFS = (-85.0, -60.0)  # a microphone's own noise: no recording has digital silence
+_RECORDING_CLIPS = 8  # longest noise recording, in clips
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    """What to synthesise.
+
+    Attributes:
+        clip_ms: length of a clip, milliseconds; a positive holds the whole phrase.
+        voices: accents crossed with variants, at least 3.
+        positives: clips of the wake phrase over all splits, at least 3 as for all counts.
+        similar: clips that sound like it.
+        speech: clips of other words and sentences.
+        noise: clips' worth of noise, in recordings of up to 8 clips.
+        silence: clips of next to nothing.
+        seed: of every random choice; the same seed gives the same bytes.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    clip_ms: int = 1500
+    voices: int = 160
+    positives: int = 1200
+    similar: int = 900
+    speech: int = 1000
+    noise: int = 400
+    silence: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {"clip_ms": (200, 10_000), "voices": (3, len(ACCENTS) * len(VARIANTS))}
+        limits |= {name: (3, 1_000_000) for name in self.counts}
+        limits["seed"] = (0, 2**31 - 1)
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InputError(f"synthesis: {name}={value}, but it must be {low} to {high}")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Clips of each kind over all splits."""
+        kinds = ("positives", "similar", "speech", "noise", "silence")
+        return {kind: getattr(self, kind) for kind in kinds}
+
+    @property
+    def clip_samples(self) -> int:
+        """Length of a clip in samples at 16 kHz."""
+        return self.clip_ms * SAMPLE_RATE_HZ // 1000
+
+
+@dataclass(frozen=True)
+class _Studio:
+    tts: Espeak
+    rng: np.random.Generator
+    config: SynthesisConfig
+    script: Script
+
+
+def _split_counts(count: int) -> dict[str, int]:
+    held_out = max(1, round(count * SHARES[1]))
+    return dict(zip(SPLITS, (count - 2 * held_out, held_out, held_out), strict=True))
+
+
+def phrase_duration(phrase: str, config: SynthesisConfig = SynthesisConfig()) -> float:
+    """Milliseconds that a phrase takes in the slowest of the voices at the slowest rate.
+
+    Raises:
+        InputError: as `phrase_label`, or espeakng-loader is not installed.
+    """
+    return _longest_ms(
+        Espeak(config.seed), spoken(phrase), choose_voices(config.voices, config.seed)
+    )
+
+
+def clip_ms_needed(duration_ms: float) -> int:
+    """Smallest sensible clip_ms for a phrase duration: room at the edges, a multiple of 10 ms."""
+    return math.ceil((1.02 * duration_ms + 2 * _EDGE_MS) / 10) * 10
+
+
+def _longest_ms(tts: Espeak, phrase: str, voices: dict[str, tuple[str, ...]]) -> float:
+    longest = 0
+    for voice in (voice for names in voices.values() for voice in names):
+        for line in dict.fromkeys(alone(phrase)):
+            utterance = tts.say(line.text, voice, rate_wpm=line.slowest_wpm)
+            first, last = utterance.span(line.first, line.last)
+            longest = max(longest, last - first)
+    return 1000 * longest / tts.sample_rate_hz
+
+
+def _speak(studio: _Studio, voice: str, line: Line) -> tuple[Signal, int, int]:
+    """Speaks at a random rate, pitch and range.
+
+    Returns:
+        float64 [samples] at 16 kHz, full scale 1; first sample of the text's span and the one after
+        its last.
+    """
+    utterance = studio.tts.say(
+        line.text,
+        voice,
+        rate_wpm=int(studio.rng.integers(line.slowest_wpm, RATES_WPM[1] + 1)),
+        pitch=int(studio.rng.integers(25, 76)),
+        pitch_range=int(studio.rng.integers(20, 81)),
+    )
+    ratio = SAMPLE_RATE_HZ / studio.tts.sample_rate_hz
+    audio = soxr.resample(utterance.audio / 32768, studio.tts.sample_rate_hz, SAMPLE_RATE_HZ)
+    start, end = (round(sample * ratio) for sample in utterance.span(line.first, line.last))
+    return audio, start, end
+
+
+def _clip(studio: _Studio, audio: Signal, start: int, end: int) -> Signal:
+    """Cuts a clip at a random place that holds all of a span, or, if it is too long, a piece."""
+    rng, samples = studio.rng, studio.config.clip_samples
+    edge = _EDGE_MS * SAMPLE_RATE_HZ // 1000
+    low, high = end + edge - samples, start - edge
+    if low > high:
+        low, high = sorted((start, end - samples))
+    offset = int(rng.integers(low, high + 1))
+    clip = np.zeros(samples)
+    inside = audio[max(0, offset) : max(0, offset + samples)]
+    clip[max(0, -offset) : max(0, -offset) + len(inside)] = inside
+    # The level is that of the text, not of the pauses around it.
+    level = rng.uniform(*_SPEECH_DBFS) + 10 * np.log10(np.clip((end - start) / samples, 0.01, 1.0))
+    floor = noise_signals.to_dbfs(rng.standard_normal(samples), rng.uniform(*_FLOOR_DBFS))
+    return noise_signals.to_dbfs(clip, level, _PEAK) + floor
+
+
+def _positive(studio: _Studio, voice: str) -> Signal:
+    audio, start, end = _speak(studio, voice, in_carrier(studio.rng, studio.script.phrase))
+    if end == start or end - start > studio.config.clip_samples:
+        raise RuntimeError(f"{voice} spoke {studio.script.phrase!r} in {end - start} samples")
+    return _clip(studio, audio, start, end)
+
+
+def _similar(studio: _Studio, voice: str) -> Signal:
+    rng, script = studio.rng, studio.script
+    line = without_phrase(studio.tts, script.phrase, voice, lambda: similar_line(rng, script))
+    return _clip(studio, *_speak(studio, voice, line))
+
+
+def _other_speech(studio: _Studio, voice: str) -> tuple[Signal, int, int]:
+    rng, script = studio.rng, studio.script
+    line = without_phrase(studio.tts, script.phrase, voice, lambda: speech_line(rng, script))
+    return _speak(studio, voice, line)
+
+
+def _babble(studio: _Studio, voices: tuple[str, ...], samples: int) -> Signal:
+    """Three to six people of one split talking at once."""
+    mix = np.zeros(samples)
+    for _ in range(studio.rng.integers(3, 7)):
+        talk = np.zeros(0)
+        while len(talk) < samples:
+            voice = str(studio.rng.choice(voices))
+            talk = np.concatenate([talk, _other_speech(studio, voice)[0]])
+        offset = studio.rng.integers(len(talk) - samples + 1)
+        mix += noise_signals.to_dbfs(talk[offset : offset + samples], studio.rng.uniform(-12, 0))
+    return mix
+
+
+def _background(studio: _Studio, voices: tuple[str, ...], index: int, samples: int) -> Signal:
+    """Noise of the kind whose turn it is."""
+    kinds = [*noise_signals.KINDS, "babble"]
+    kind = kinds[index % len(kinds)]
+    if kind == "babble":
+        signal = _babble(studio, voices, samples)
+    else:
+        signal = noise_signals.KINDS[kind](studio.rng, samples, SAMPLE_RATE_HZ)
+    return noise_signals.to_dbfs(signal, studio.rng.uniform(-50, -18), _PEAK)
+
+
+def _silence(studio: _Studio, split: str, index: int) -> Signal:
+    """Faint noise; once in the corpus digital zero (copies of it would only be duplicates)."""
+    samples = studio.config.clip_samples
+    if split == SPLITS[0] and index == 0:
+        return np.zeros(samples)
+    colour = list(noise_signals.COLOURS.values())[index % len(noise_signals.COLOURS)]
+    hiss = noise_signals.coloured(studio.rng, samples, colour)
+    return noise_signals.to_dbfs(hiss, studio.rng.uniform(-88, -70))
+
+
+# ---- the corpus
+
+
+def _clips(studio: _Studio, label: str) -> Iterator[tuple[str, str, str, Signal]]:
+    """Label, speaker, split and signal of every file; noise in recordings of several clips."""
+    config = studio.config
+    for split, voices in studio.script.voices.items():
+        counts = {kind: _split_counts(count)[split] for kind, count in config.counts.items()}
+        # Neighbouring clips come from one voice's neighbours, so that all voices get their turn.
+        for i in range(counts["positives"]):
+            yield label, voices[i % len(voices)], split, _positive(studio, voices[i % len(voices)])
+        for i in range(counts["similar"]):
+            yield SIMILAR, voices[i % len(voices)], split, _similar(studio, voices[i % len(voices)])
+        for i in range(counts["speech"]):
+            voice = voices[i % len(voices)]
+            yield SPEECH, voice, split, _clip(studio, *_other_speech(studio, voice))
+        for i, first in enumerate(range(0, counts["noise"], _RECORDING_CLIPS)):
+            length = min(_RECORDING_CLIPS, counts["noise"] - first) * config.clip_samples
+            yield NOISE, f"noise-{split}-{i}", split, _background(studio, voices, i, length)
+        for i in range(counts["silence"]):
+            yield SILENCE, f"silence-{split}-{i}", split, _silence(studio, split, i)
+
+
+def _record(studio: _Studio, label: str, folder: Path) -> None:
+    """Writes the clips, and the manifest once all of them are there."""
+    rows = []
+    total = sum(studio.config.counts.values())
+    numbers: Counter[str] = Counter()
+    with tqdm(total=total, desc="synthesis", unit="clip", disable=None) as progress:
+        for kind, speaker, split, signal in _clips(studio, label):
+            path = Path(kind) / f"{speaker}_{numbers[kind]:05d}.{_FORMAT}"
+            numbers[kind] += 1
+            (folder / kind).mkdir(exist_ok=True)
+            samples = np.clip(np.rint(signal * 32768), -32768, 32767).astype(np.int16)
+            soundfile.write(folder / path, samples, SAMPLE_RATE_HZ)
+            rows.append((path.as_posix(), kind, speaker, split))
+            progress.update(len(samples) // studio.config.clip_samples)
+    with open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "label", "speaker", "split"), *rows])
+
+
+def _facts(tts: Espeak, script: Script, label: str, config: SynthesisConfig) -> dict[str, object]:
+    def heard(phrases: tuple[tuple[str, float], ...]) -> list[dict[str, object]]:
+        return [{"text": text, "distance": round(d, 3)} for text, d in phrases]
+
+    return {
+        "version": _VERSION,
+        "phrase": script.phrase,
+        "label": label,
+        "config": dataclasses.asdict(config),
+        "phonemes": " ".join(tts.phonemes(script.phrase)),
+        "clips": _clip_counts(config),
+        "voices": script.voices,
+        "parts": heard(script.parts),
+        "similar": heard(script.near),
+    }
+
+
+def _clip_counts(config: SynthesisConfig) -> dict[str, dict[str, int]]:
+    return {
+        split: {kind: _split_counts(count)[split] for kind, count in config.counts.items()}
+        for split in SPLITS
+    }
+
+
+def _is_finished(folder: Path, phrase: str, config: SynthesisConfig) -> bool:
+    """Whether a folder holds this very corpus.
+
+    Raises:
+        InputError: it holds something that is no synthesised corpus, which we would not delete.
+    """
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; give an empty or new folder")
+    if not folder.exists() or not any(folder.iterdir()):
+        return False
+    try:
+        facts = json.loads((folder / "synthesis.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder} is not empty and not a synthesised corpus (synthesis.json: {error}); "
+            "give an empty or new folder"
+        ) from error
+    wanted = [_VERSION, phrase, dataclasses.asdict(config)]
+    return [facts.get(key) for key in ("version", "phrase", "config")] == wanted
+
+
+def synthesize(phrase: str, out_dir: str, config: SynthesisConfig = SynthesisConfig()) -> str:
+    """Makes a corpus for a wake phrase, or finds it made already.
+
+    The corpus is built beside `out_dir` and moved there when it is complete, so `out_dir` never
+    holds half of one. It has `manifest.csv` (path, label, speaker, split), a folder of clips per
+    label (mono 16 kHz 16 bit) and `synthesis.json`: config, counts, voices, the phrase's phonemes
+    and the similar phrases with their distances (see `phonetics`). Another corpus of this function
+    at `out_dir` is replaced.
+
+    Args:
+        phrase: the wake phrase in English, "hey jarvis".
+        out_dir: folder to make.
+        config: what to synthesise; the same config gives the same bytes.
+
+    Returns:
+        Label of the positives, "hey_jarvis".
+
+    Raises:
+        InputError: nothing to pronounce, a phrase longer than a clip, a folder with something else
+            in it, or espeakng-loader not installed.
+    """
+    words, label, folder = spoken(phrase), phrase_label(phrase), Path(out_dir)
+    if _is_finished(folder, words, config):
+        return label
+    tts = Espeak(config.seed)
+    script = write_script(tts, words, choose_voices(config.voices, config.seed))
+    needed_ms = clip_ms_needed(_longest_ms(tts, words, script.voices))
+    if needed_ms > config.clip_ms:
+        raise InputError(
+            f"--clip_ms={config.clip_ms} is too short for {phrase!r}, which takes up to "
+            f"{needed_ms} ms: give --clip_ms={needed_ms} or more"
+        )
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _record(_Studio(tts, np.random.default_rng(config.seed), config, script), label, partial)
+    facts = json.dumps(_facts(tts, script, label, config), indent=1, ensure_ascii=False)
+    (partial / "synthesis.json").write_text(facts + "\n", "utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
+    return label

@@ -1,0 +1,264 @@
+"""What is said, and by whom: the texts and voices of a synthesised corpus, no audio yet.
+
+A voice is an accent of English crossed with a variant (a vocal tract), as `en-us+f3`. All voices of
+a variant's family share a split, so that validation and test hear vocal tracts that training never
+did.
+"""
+
+import importlib.resources
+import itertools
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from wakeword_keras.errors import InputError
+from wakeword_keras.synthesis import phonetics
+from wakeword_keras.synthesis.espeak import Espeak
+
+SIMILAR, SPEECH, NOISE, SILENCE = "similar", "speech", "_background_noise_", "_silence_"
+SPLITS = ("train", "validation", "test")
+SHARES = (0.7, 0.15, 0.15)  # of the voices and clips of each split
+# fmt: off
+ACCENTS = (
+    "en-us", "en", "en-gb-scotland", "en-029", "en-gb-x-rp", "en-us-nyc", "en-gb-x-gbclan",
+    "en-gb-x-gbcwmd",
+)
+# espeak's variants less the robots, monsters and near-unintelligible ones. Marco and Alicia speak
+# 1.3 to 1.5 times slower than all others at the same rate, and would dictate clip_ms.
+VARIANTS = (
+    "f1", "f2", "f3", "f4", "f5", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "Alex",
+    "Andrea", "Andy", "Annie", "Denis", "Diogo", "Gene", "Gene2", "Henrique", "Hugo", "Jacky",
+    "Lee", "Mario", "Michael", "Mike", "Nguyen", "Reed", "adam", "anika", "announcer", "antonio",
+    "aunty", "belinda", "benjamin", "boris", "caleb", "david", "ed", "edward", "edward2",
+    "grandma", "grandpa", "gustave", "ian", "iven", "iven2", "iven3", "iven4", "john",
+    "kaukovalta", "klatt", "klatt2", "klatt3", "klatt4", "linda", "marcelo", "max", "michel",
+    "miguel", "mike2", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro",
+    "shelby", "steph", "steph2", "steph3", "travis", "victor", "whisper", "whisperf", "zac",
+)
+# fmt: on
+
+RATES_WPM = (140, 240)
+_COMMA_RATE_WPM = 200  # slowest rate with a pause inside the phrase, which makes it longer
+# Below this the difference is smaller than one between accents ("d" for "t" costs 0.3).
+_LEAST_DISTANCE = 0.45
+_SIMILAR_PHRASES = 60
+
+_ENDINGS = ("", "", ".", "!", "?")
+_CARRIERS = (
+    *("okay |", "so |", "please |", "I said |", "well |", "my friend said |", "now | listen"),
+    *("| please", "| stop", "| turn on the light", "| what time is it", "| can you help me"),
+    *("| play some music", "| how are you", "then | again"),
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a voice says.
+
+    Attributes:
+        text: all of it.
+        first: index of the character where the part that counts begins.
+        last: index of the character after its end.
+        slowest_wpm: slowest rate at which it is to be said, words per minute.
+    """
+
+    text: str
+    first: int
+    last: int
+    slowest_wpm: int
+
+
+@dataclass(frozen=True)
+class Script:
+    """What is said, by whom: fixed before the first clip is made.
+
+    Attributes:
+        phrase: the wake phrase, words and spaces only.
+        near: words and pairs of words that sound like it, and their phoneme distance to it in
+            the first of `ACCENTS`.
+        parts: its words alone and swapped (of one word, its halves), and their distance.
+        words: words and short phrases for other speech.
+        voices: voices of each split.
+    """
+
+    phrase: str
+    near: tuple[tuple[str, float], ...]
+    parts: tuple[tuple[str, float], ...]
+    words: tuple[str, ...]
+    voices: dict[str, tuple[str, ...]]
+
+
+def phrase_label(phrase: str) -> str:
+    """Label of a wake phrase, "hey jarvis" -> "hey_jarvis".
+
+    Raises:
+        InputError: the phrase is empty or has a letter that English does not pronounce.
+    """
+    letters = [c for c in phrase if c.isalpha()]
+    foreign = [c for c in letters if not unicodedata.name(c, "").startswith("LATIN")]
+    if foreign or not letters:
+        fault = f"the letter {foreign[0]!r}" if foreign else "no letter"
+        raise InputError(
+            f"--wake_phrase={phrase!r} has {fault}; give one or more words "
+            "in Latin letters, as in --wake_phrase='hey jarvis'"
+        )
+    plain = unicodedata.normalize("NFKD", phrase).encode("ascii", "ignore").decode().lower()
+    label = "_".join(re.findall(r"[a-z0-9]+", plain.replace("'", "")))
+    return f"{label}_phrase" if label in (SIMILAR, SPEECH) else label
+
+
+def spoken(phrase: str) -> str:
+    """The phrase as it is given to the voices: its words, without punctuation.
+
+    Raises:
+        InputError: as `phrase_label`.
+    """
+    phrase_label(phrase)
+    return " ".join(re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", phrase))
+
+
+def _family(variant: str) -> str:
+    """Variants that are one speaker retouched, as Gene and Gene2; m1 and m2 are two."""
+    name = variant.lower()
+    return name if len(name) == 2 else name.rstrip("0123456789f")
+
+
+def choose_voices(count: int, seed: int) -> dict[str, tuple[str, ...]]:
+    """Voices of each split, about 70, 15 and 15 %; no variant's family is in two splits.
+
+    Args:
+        count: voices in all, 3 to len(ACCENTS) * len(VARIANTS).
+        seed: of the choice.
+    """
+    rng = np.random.default_rng(seed)
+    families: dict[str, list[str]] = {}
+    for variant in rng.permutation(VARIANTS).tolist():
+        families.setdefault(_family(variant), []).append(variant)
+    # First members of all families come first, so that three voices are three families.
+    depth = max(len(members) for members in families.values())
+    order = [(f, m[k]) for k in range(depth) for f, m in families.items() if k < len(m)]
+    chosen = [order[k % len(order)] for k in range(count)]
+    sizes = Counter(family for family, _ in chosen)
+    split_of: dict[str, str] = {}
+    taken = dict.fromkeys(SPLITS, 0)
+    for family, size in sizes.items():
+        empty = [split for split in SPLITS if not taken[split]]
+        behind = min(SPLITS, key=lambda s: taken[s] / SHARES[SPLITS.index(s)])
+        split_of[family] = empty[0] if empty else behind
+        taken[split_of[family]] += size
+    accents = rng.permutation(ACCENTS).tolist()
+    voices: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for k, (family, variant) in enumerate(chosen):
+        turn, place = divmod(k, len(order))
+        voices[split_of[family]].append(f"{accents[(place + turn) % len(accents)]}+{variant}")
+    return {split: tuple(names) for split, names in voices.items()}
+
+
+def alone(text: str) -> list[Line]:
+    """Ways to say a text alone."""
+    lines = [Line(text + ending, 0, len(text), RATES_WPM[0]) for ending in _ENDINGS]
+    if " " in text:
+        paused = text.replace(" ", ", ", 1)
+        lines.append(Line(paused, 0, len(paused), _COMMA_RATE_WPM))
+    return lines
+
+
+def _parts(tts: Espeak, phrase: str) -> dict[str, phonetics.Symbols]:
+    """The phrase's words alone and swapped; of one word, its halves as espeak mnemonics."""
+    words = phrase.split()
+    if len(words) > 1:
+        bounds = itertools.combinations(range(len(words) + 1), 2)
+        texts = [" ".join(words[first:last]) for first, last in bounds] + [" ".join(words[::-1])]
+        return {text: phonetics.symbols(tts.phonemes(text)) for text in texts if text != phrase}
+    ipa, mnemonics = tts.phonemes(phrase), tts.phonemes(phrase, ipa=False)
+    cut = math.ceil(len(ipa) / 2)
+    return {
+        f"[[{'|'.join(mnemonics[part])}]]": phonetics.symbols(ipa[part])
+        for part in (slice(cut), slice(cut, None))
+        if ipa[part]
+    }
+
+
+def write_script(tts: Espeak, phrase: str, voices: dict[str, tuple[str, ...]]) -> Script:
+    """Finds what to say beside a phrase.
+
+    Args:
+        tts: for the phonemes.
+        phrase: as `spoken` returns it.
+        voices: of each split, as `choose_voices` returns them.
+    """
+
+    def sounds(text: str) -> phonetics.Symbols:
+        return phonetics.symbols(tts.phonemes(text, ACCENTS[0]))
+
+    target = sounds(phrase)
+    listed = importlib.resources.files(__package__).joinpath("words.txt").read_text("utf-8")
+    lexicon = {text: sounds(text) for text in listed.splitlines() + phrase.split()}
+    words = {text: symbols for text, symbols in lexicon.items() if " " not in text}
+    found = phonetics.nearest(target, words, 2 * _SIMILAR_PHRASES, at_least=_LEAST_DISTANCE)
+    # espeak may say a pair otherwise than its words alone ("a").
+    near = sorted((phonetics.distance(sounds(text), target), text) for text, _ in found)
+    parts = {text: phonetics.distance(part, target) for text, part in _parts(tts, phrase).items()}
+    return Script(
+        phrase,
+        tuple((text, d) for d, text in near if d >= _LEAST_DISTANCE)[:_SIMILAR_PHRASES],
+        tuple((text, d) for text, d in parts.items() if d >= _LEAST_DISTANCE),
+        tuple(t for t, s in lexicon.items() if phonetics.distance(s, target) >= _LEAST_DISTANCE),
+        voices,
+    )
+
+
+def in_carrier(rng: np.random.Generator, text: str) -> Line:
+    """A text alone or, two times in five, in a carrier sentence; the text is what counts."""
+    ways = alone(text)
+    if text.startswith("[[") or rng.random() < 0.6:
+        return ways[rng.integers(len(ways))]
+    before, after = str(rng.choice(_CARRIERS)).split("|")
+    return Line(before + text + after, len(before), len(before) + len(text), RATES_WPM[0])
+
+
+def similar_line(rng: np.random.Generator, script: Script) -> Line:
+    """A part of the phrase or one that sounds like it, said as the phrase is."""
+    # The parts are few and certain to be heard by the device; the others are many.
+    take_part = not script.near or (script.parts and rng.random() < 0.3)
+    texts = script.parts if take_part else script.near
+    return in_carrier(rng, texts[rng.integers(len(texts))][0])
+
+
+def speech_line(rng: np.random.Generator, script: Script) -> Line:
+    """A listed word or phrase, or three to nine of them in a row, some with a carrier's words."""
+    kind = rng.random()
+    if kind < 0.25:
+        text = str(rng.choice(script.words))
+        return Line(text, 0, len(text), RATES_WPM[0])
+    text = " ".join(rng.choice(script.words, rng.integers(3, 10)))
+    if kind < 0.5:
+        text = str(rng.choice(_CARRIERS)).replace("|", text)
+    text += str(rng.choice(_ENDINGS))
+    return Line(text, 0, len(text), RATES_WPM[0])
+
+
+def without_phrase(tts: Espeak, phrase: str, voice: str, draw: Callable[[], Line]) -> Line:
+    """Draws until a line does not have the phrase's sounds in it, in the voice's accent.
+
+    Accents differ: where "h" is dropped, "say jarvis" ends in all of "hey jarvis".
+
+    Raises:
+        InputError: the phrase is so short that all speech seems to have it.
+    """
+    accent = voice.split("+")[0]
+    target = phonetics.symbols(tts.phonemes(phrase, accent))
+    for _ in range(100):
+        line = draw()
+        heard = phonetics.symbols(tts.phonemes(line.text, accent))
+        if not phonetics.contains(heard, target):
+            return line
+    raise InputError(
+        f"--wake_phrase={phrase!r} is too short to be told from other speech; "
+        "take a longer one, best of three syllables or more"
+    )

@@ -1,0 +1,318 @@
+"""Every interpreter behind one call: features in, logits out.
+
+A scorer maps float32 features [clips, frames, channels] to float32 logits [clips, wake_words].
+int8 models get their input rounded and saturated by their own input scale and zero point and their
+output dequantized by their own output scale; float models get and give float32 untouched.
+
+What is claimed of int8 is measured with TFLite's "reference" kernels (`tflite_file`). Scoring
+spreads over threads, each with its own interpreter of batch 1; an interpreter leaves Python's lock
+while it runs, and every bit is the same as with one thread.
+
+This module does not import TensorFlow unless a Keras model is scored.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from numpy.typing import NDArray
+
+from wakeword_keras.affine import Affine, dequantize, quantize
+from wakeword_keras.errors import InputError
+from wakeword_keras.tflite.flatbuffer import (
+    device_kernels,
+    input_affine,
+    interpreter,
+    operators,
+    output_affine,
+    tensor_types,
+)
+
+Scorer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+_EXPORTED = ("fp32_tflite", "int8_ptq", "int8")
+_NOT_IN_INT8 = {"FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16"}
+_NOT_IN_FLOAT = {"INT4", "INT8", "UINT8", "INT16", "FLOAT16", "BFLOAT16"}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Size and speed of a model, and which arithmetic stands behind its scores and its latency."""
+
+    bytes: int
+    latency_us: float | None
+    kernels: str
+    latency_kernels: str | None = None
+
+
+def keras_scorer(model: Any, batch_size: int = 256) -> Scorer:
+    """Score with a Keras model in inference mode, traced once.
+
+    Args:
+      model: Keras 2 model, float32 [batch, frames, channels] -> logits [batch, wake_words].
+      batch_size: clips per call.
+
+    Returns:
+      Scorer; raises InputError for features of another shape and ValueError for features or logits
+      that are not finite.
+    """
+    import tensorflow as tf
+
+    shape = tuple(model.inputs[0].shape[1:])
+    name = f"Keras model {model.name!r}"
+    forward = tf.function(
+        lambda features: model(features, training=False),
+        input_signature=[tf.TensorSpec([None, *shape], tf.float32)],
+    )
+
+    def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
+        _check_features(features, shape, name)
+        wake_words = int(model.outputs[0].shape[-1])
+        batches = [
+            forward(tf.constant(features[i : i + batch_size], tf.float32)).numpy()
+            for i in range(0, len(features), batch_size)
+        ]
+        return _finite(np.concatenate([np.zeros((0, wake_words), np.float32), *batches]), name)
+
+    return score
+
+
+def tflite_scorer(
+    path: str | os.PathLike, kernels: str = "reference", threads: int | None = None
+) -> Scorer:
+    """Score with a TFLite model, float32 or int8.
+
+    Args:
+      path: .tflite file with one input [1, frames, channels] and one output [1, wake_words].
+      kernels: key of `tflite_file.KERNELS`.
+      threads: interpreters at work side by side; all cores if None.
+
+    Returns:
+      Scorer; raises InputError for features of another shape and ValueError for features or logits
+      that are not finite.
+
+    Raises:
+      InputError: the file is missing or no such model.
+    """
+    run = _tflite_runner(path, kernels, threads)
+    source, target = input_affine(path), output_affine(path)
+
+    def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
+        raw = run(features, source)
+        return _finite(raw if target is None else dequantize(raw, target), str(path))
+
+    return score
+
+
+def tflite_int8_scores(
+    path: str | os.PathLike,
+    features: NDArray[np.float32],
+    kernels: str = "reference",
+    threads: int | None = None,
+) -> NDArray[np.int8]:
+    """The int8 outputs of an int8 model as they are, for comparisons in LSBs.
+
+    Args:
+      path: .tflite file, int8 in and out.
+      features: float32 [clips, frames, channels].
+      kernels, threads: as in `tflite_scorer`.
+
+    Returns:
+      int8 [clips, wake_words].
+
+    Raises:
+      InputError: the file is missing or not int8, or the features have another shape.
+    """
+    source = input_affine(path)
+    if source is None or output_affine(path) is None:
+        raise InputError(f"{path}: not int8 in and out: give the quantized model")
+    return _tflite_runner(path, kernels, threads)(features, source)
+
+
+def onnx_scorer(path: str | os.PathLike) -> Scorer:
+    """Score with an ONNX model on onnxruntime's CPU kernels, on all cores.
+
+    The graph runs as the file says it, without onnxruntime's optimizer: that one puts integer
+    kernels in the place of INT8 (QDQ), which saturate on x86 without VNNI, and drops roundings.
+
+    Args:
+      path: .onnx file, float32 `features` [clips, frames, channels] to `logits`.
+
+    Returns:
+      Scorer; raises as that of `tflite_scorer`.
+
+    Raises:
+      InputError: the extra `onnx` is not installed, or the file is missing or no ONNX model.
+    """
+    try:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Threads that wait busily starve each other on a loaded machine.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(path, options)
+    except ImportError as error:
+        raise InputError(f"{path}: needs: pip install 'wakeword_keras[onnx]'") from error
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        raise InputError(f"{path}: onnxruntime cannot run this model: {error}") from error
+    shape, wake_words = session.get_inputs()[0].shape[1:], session.get_outputs()[0].shape[1]
+
+    def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
+        _check_features(features, tuple(shape), str(path))
+        batches = (features[i : i + 64] for i in range(0, len(features), 64))
+        logits = [session.run(None, {"features": batch})[0] for batch in batches]
+        return _finite(np.concatenate([np.zeros((0, wake_words), np.float32), *logits]), str(path))
+
+    return score
+
+
+def tflite_facts(
+    path: str | os.PathLike, kernels: str = "reference", latency_kernels: str = "xnnpack"
+) -> ModelFacts:
+    """Size of a TFLite file and its median latency on one thread of this machine.
+
+    Args:
+      path: .tflite file.
+      kernels: which kernels its scores are made with; only noted down.
+      latency_kernels: which kernels are timed.
+
+    Returns:
+      ModelFacts: latency of one inference in us, median of at least 20 and about 0.3 s.
+
+    Raises:
+      InputError: the file is missing or no TFLite model.
+    """
+    timed = interpreter(path, latency_kernels)
+    detail = timed.get_input_details()[0]
+    timed.set_tensor(detail["index"], np.zeros(detail["shape"], detail["dtype"]))
+    for _ in range(5):  # caches and lazily packed weights
+        timed.invoke()
+    seconds: list[float] = []
+    while len(seconds) < 20 or (sum(seconds) < 0.3 and len(seconds) < 2000):
+        start = time.perf_counter()
+        timed.invoke()
+        seconds.append(time.perf_counter() - start)
+    median_us = float(np.median(seconds) * 1e6)
+    return ModelFacts(Path(path).stat().st_size, median_us, kernels, latency_kernels)
+
+
+def keras_facts(model: Any) -> ModelFacts:
+    """Size of a Keras model: 4 bytes for each weight; no latency, a batch of one would flatter.
+
+    Args:
+      model: built Keras model; a QAT model counts its quantizers' ranges too.
+
+    Returns:
+      ModelFacts with kernels "keras".
+    """
+    return ModelFacts(4 * model.count_params(), None, "keras")
+
+
+def onnx_facts(path: str | os.PathLike) -> ModelFacts:
+    """Size of an ONNX file; no latency, it is not what ships.
+
+    Raises:
+      InputError: the file is missing.
+    """
+    try:
+        return ModelFacts(Path(path).stat().st_size, None, "onnxruntime")
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the model: {error.strerror}") from error
+
+
+def open_tflite(
+    paths: Mapping[str, str | os.PathLike],
+) -> tuple[dict[str, Scorer], dict[str, ModelFacts]]:
+    """Scorers and facts of the exported models, each file checked to be what its name says.
+
+    Args:
+      paths: .tflite files by model name: "fp32_tflite", "int8_ptq", "int8".
+
+    Returns:
+      Scorers and ModelFacts by model name. int8 is scored with `device_kernels`, float with
+      XNNPACK; latencies are XNNPACK's.
+
+    Raises:
+      InputError: an unknown name; a file that is missing, no TFLite model or of the other kind.
+    """
+    scorers, facts = {}, {}
+    for name, path in paths.items():
+        if name not in _EXPORTED:
+            raise InputError(f"unknown model {name!r}: one of {', '.join(_EXPORTED)}")
+        _check_kind(name, path)
+        # int8 is judged with the device's arithmetic; float kernels agree to rounding.
+        kernels = device_kernels(operators(path)) if name.startswith("int8") else "xnnpack"
+        scorers[name] = tflite_scorer(path, kernels)
+        facts[name] = tflite_facts(path, kernels)
+    return scorers, facts
+
+
+def _check_kind(name: str, path: str | os.PathLike) -> None:
+    tensors = tensor_types(path)
+    kind, foreign = ("int8", _NOT_IN_INT8) if name.startswith("int8") else ("float", _NOT_IN_FLOAT)
+    for found in sorted(foreign & tensors.keys()):
+        count, example = len(tensors[found]), tensors[found][0]
+        raise InputError(
+            f"{path}: given as {name!r} but not fully {kind}: {count} {found} tensors "
+            f"such as {example!r}: are two files swapped?"
+        )
+    is_int8 = [affine(path) is not None for affine in (input_affine, output_affine)]
+    if is_int8 != [kind == "int8"] * 2:
+        raise InputError(f"{path}: given as {name!r} but input or output is not {kind}")
+
+
+def _tflite_runner(
+    path: str | os.PathLike, kernels: str, threads: int | None
+) -> Callable[[NDArray[np.float32], Affine | None], NDArray]:
+    """Raw outputs [clips, wake_words] of features; interpreters are opened once and kept."""
+    interpreters = [interpreter(path, kernels) for _ in range(threads or os.cpu_count() or 1)]
+    inputs = interpreters[0].get_input_details()
+    outputs = interpreters[0].get_output_details()
+    if len(inputs) != 1 or len(outputs) != 1 or len(outputs[0]["shape"]) != 2:
+        raise InputError(f"{path}: need one input and one output [1, wake_words]")
+    if inputs[0]["shape"][0] != 1 or outputs[0]["shape"][0] != 1:
+        raise InputError(f"{path}: batch is {inputs[0]['shape'][0]}: export with batch 1")
+    source, target = inputs[0]["index"], outputs[0]["index"]
+    frame_shape = tuple(int(size) for size in inputs[0]["shape"][1:])
+    empty = np.zeros((0, outputs[0]["shape"][1]), outputs[0]["dtype"])
+
+    def run_part(worker: Interpreter, clips: NDArray) -> list[NDArray]:
+        results = []
+        for clip in clips:
+            worker.set_tensor(source, clip[np.newaxis])
+            worker.invoke()
+            results.append(worker.get_tensor(target))
+        return results
+
+    def run(features: NDArray[np.float32], affine: Affine | None) -> NDArray:
+        _check_features(features, frame_shape, str(path))
+        values = np.asarray(features, np.float32) if affine is None else quantize(features, affine)
+        parts = np.array_split(values, len(interpreters))
+        with ThreadPoolExecutor(len(interpreters)) as pool:
+            results = list(pool.map(run_part, interpreters, parts))
+        return np.concatenate([empty, *(clip for part in results for clip in part)])
+
+    return run
+
+
+def _check_features(features: NDArray, shape: tuple[int, ...], source: str) -> None:
+    if features.shape[1:] != shape:
+        wanted, got = list(shape), list(features.shape[1:])
+        raise InputError(f"{source}: takes features {wanted} a clip, got {got}: front ends differ")
+    # An int8 input would turn NaN into an ordinary number, and nobody would notice.
+    if not np.isfinite(features).all():
+        raise ValueError(f"{source}: features hold NaN or infinity")
+
+
+def _finite(logits: NDArray[np.float32], source: str) -> NDArray[np.float32]:
+    if not np.isfinite(logits).all():
+        clip = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
+        raise ValueError(f"{source}: logits are NaN or infinite, first at clip {clip}")
+    return logits

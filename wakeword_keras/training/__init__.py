@@ -1,0 +1,1 @@
+"""The loss, the batches and the one training loop."""

@@ -1,0 +1,222 @@
+"""Training batches: augmented clips, each used several times (data echoing).
+
+Augmentation and the exact front end cost more than the training step of a small model. So a batch
+takes only a part of its clips fresh from them and draws the rest from a pool of the last ones, in
+which the fresh clips then replace the oldest. In every batch each clip is shifted anew, by half of
+the whole range, in that its frames are cut elsewhere, and masked anew. This is data echoing (Choi
+et al. 2019, arXiv:1907.05550) with the echoes spread over the whole pool.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from wakeword_keras.audio.augmentation import (
+    AugmentConfig,
+    augment_waveform,
+    batch_seed,
+    spec_augment,
+)
+from wakeword_keras.audio.features import FrontendConfig, graph_features
+from wakeword_keras.data.shards import Shards, parse
+from wakeword_keras.errors import InputError
+
+_ENDLESS = 1 << 40
+
+Arrays = tuple[NDArray, ...]  # features, labels, sample weights, groups; first axis: clips
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How clips become batches.
+
+    Attributes:
+      batch: clips in a batch.
+      echo: times each augmented clip is used, in about as many epochs; augmentation and front end
+        then cost 1 / echo as much. At most the batch.
+      shuffle: clips in the shuffle buffer, and augmented clips in the pool that echoes come from.
+    """
+
+    batch: int = 128
+    echo: int = 16
+    shuffle: int = 4096
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "echo", "shuffle"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name}={getattr(self, name)}: must be at least 1")
+        if self.echo > self.batch:
+            raise InputError(f"--echo={self.echo}: must be at most --batch={self.batch}")
+
+    @property
+    def fresh(self) -> int:
+        """Clips of a batch that come fresh from augmentation."""
+        return round(self.batch / self.echo)
+
+
+def steps_per_epoch(shards: Shards, config: DataConfig) -> int:
+    """Batches that hold as many examples as there are training clips; at least 1."""
+    return max(1, len(shards.clips["train"]) // config.batch)
+
+
+def training_batches(
+    shards: Shards,
+    frontend: FrontendConfig,
+    augment: AugmentConfig,
+    config: DataConfig,
+    seed: int,
+    first_epoch: int,
+    epochs: int,
+    impulse_responses: NDArray[np.float32] | None = None,
+) -> tf.data.Dataset:
+    """Augmented batches of several epochs in one stream.
+
+    An epoch's batches depend on the seed and the epoch's number alone, so a resumed run sees what
+    the interrupted one would have seen. Give `model.fit` `steps_per_epoch(shards, config)`.
+
+    Args:
+      shards, frontend, augment, config: what to read and how to make batches of it.
+      seed: of shuffling and augmentation.
+      first_epoch, epochs: the stream holds epochs `first_epoch` to `epochs - 1`.
+      impulse_responses: float32 [responses, taps] of rooms, see `read_impulse_responses`.
+
+    Returns:
+      Dataset of (features float32 [batch, frames, channels], labels float32 [batch, wake_words],
+      sample weights float32 [batch], groups int32 [batch], an index into GROUPS).
+    """
+    hear = _hearing(shards, frontend, augment, impulse_responses)
+    steps = steps_per_epoch(shards, config)
+    first_step = first_epoch * steps
+    frames = frontend.num_frames(shards.clip_samples)
+
+    def fresh(first_group: int) -> tf.data.Dataset:
+        return _fresh(shards, config, hear, seed, first_group)
+
+    mixed: Iterator[Arrays] = iter(())
+
+    def batch_of(step: NDArray[np.int64]) -> Arrays:
+        nonlocal mixed
+        if step == first_step:  # of a new iteration
+            mixed = _with_echoes(fresh, config, len(shards.clips["train"]), seed, first_step)
+        features, *others = next(mixed)
+        return _cut(features, frames, np.random.default_rng([seed, int(step)])), *others
+
+    def made(step: tf.Tensor) -> tuple:
+        # Not Dataset.from_generator, which copies so often that it costs a tenth of a step.
+        features, labels, weights, groups = tf.numpy_function(
+            batch_of, [step], [tf.float32, tf.float32, tf.float32, tf.int32]
+        )
+        features = tf.ensure_shape(features, [config.batch, frames, frontend.channels])
+        mask_seed = batch_seed(seed, 0, step)
+        return (
+            spec_augment(features, mask_seed, augment, frontend.input_affine.low),
+            tf.ensure_shape(labels, [config.batch, len(shards.wake_words)]),
+            tf.ensure_shape(weights, [config.batch]),
+            tf.ensure_shape(groups, [config.batch]),
+        )
+
+    return tf.data.Dataset.range(first_step, epochs * steps).map(made).prefetch(2)
+
+
+def _with_echoes(
+    fresh: Callable[[int], tf.data.Dataset],
+    config: DataConfig,
+    clips: int,
+    seed: int,
+    first_step: int,
+) -> Iterator[Arrays]:
+    """Batches without end; `fresh(n)` holds groups of augmented clips from the n-th on."""
+    groups = max(1, min(config.shuffle, clips) // config.fresh)
+    size, echoes = groups * config.fresh, config.batch - config.fresh
+    filling = zip(*fresh(first_step).take(groups).as_numpy_iterator(), strict=True)
+    # A group's place in the pool is its number modulo `groups`, wherever a resumed run begins.
+    shift = first_step % groups * config.fresh
+    pool = tuple(np.roll(np.concatenate(parts), shift, axis=0) for parts in filling)
+    newest = fresh(first_step + groups).as_numpy_iterator()
+    for step in itertools.count(first_step):
+        arrays = next(newest)
+        drawn = _drawn(seed, step * echoes, echoes, size)
+        yield tuple(
+            np.concatenate([part, kept[drawn]]) for part, kept in zip(arrays, pool, strict=True)
+        )
+        oldest = step % groups * config.fresh
+        for kept, part in zip(pool, arrays, strict=True):
+            kept[oldest : oldest + config.fresh] = part
+
+
+def _cut(
+    features: NDArray[np.float32], frames: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """So many frames of each clip, from a random one on: float32 [clips, frames, channels]."""
+    first = rng.integers(features.shape[1] - frames + 1, size=len(features))
+    return np.stack([clip[i : i + frames] for clip, i in zip(features, first, strict=True)])
+
+
+def _drawn(seed: int, first: int, count: int, size: int) -> NDArray[np.int64]:
+    """Numbers `first` to `first + count` of endless shuffles of the pool, one after the other."""
+    shuffles = range(first // size, (first + count) // size + 1)
+    order = np.concatenate(
+        [np.random.default_rng([seed, number]).permutation(size) for number in shuffles]
+    )
+    return order[first % size :][:count]
+
+
+def _fresh(
+    shards: Shards, config: DataConfig, hear: Callable, seed: int, first_group: int
+) -> tf.data.Dataset:
+    """Groups of augmented clips from endless passes over the training clips."""
+    clips = len(shards.clips["train"])
+    first = first_group * config.fresh
+
+    def one_pass(number: tf.Tensor) -> tf.data.Dataset:
+        # The seed of this function's graph, not the program's: with 0 there, shuffle takes no
+        # tensor for its own seed; with another, batches would depend on it.
+        tf.random.set_seed(max(seed, 1))
+        return _shuffled_clips(shards, config, seed, number)
+
+    passes = tf.data.Dataset.range(first // clips, _ENDLESS).flat_map(one_pass)
+    groups = passes.skip(first % clips).batch(config.fresh)
+    seeds = tf.data.Dataset.range(first_group, _ENDLESS).map(lambda i: batch_seed(seed, 0, i))
+    return tf.data.Dataset.zip(seeds, groups).map(hear, num_parallel_calls=2)
+
+
+def _hearing(
+    shards: Shards,
+    frontend: FrontendConfig,
+    augment: AugmentConfig,
+    impulse_responses: NDArray[np.float32] | None,
+) -> Callable:
+    """What makes a group of clips, with a seed, into features, labels, weights and groups."""
+    # Tensors made out here are captured; as constants of the graph they would cost half a minute.
+    background = tf.constant(np.load(shards.directory / "background.npy"))
+    rooms = None if impulse_responses is None else tf.constant(impulse_responses)
+    # Half of the shift is left to each use: so many frames to spare on either side.
+    spare = augment.shift_ms // (2 * frontend.step_ms)
+    shifted = replace(augment, shift_ms=augment.shift_ms - spare * frontend.step_ms)
+    frames = frontend.num_frames(shards.clip_samples) + 2 * spare
+    margin = spare * frontend.step_samples
+
+    def hear(group_seed: tf.Tensor, clips: dict[str, tf.Tensor]) -> tuple:
+        noise = background if len(background) else None
+        samples = tf.pad(clips["samples"], [[0, 0], [margin, margin]])
+        samples, start = augment_waveform(samples, group_seed, shifted, noise, rooms)
+        features = graph_features(samples, frontend, frames=frames, start=start)
+        labels = tf.one_hot(clips["target"], len(shards.wake_words))
+        return features, labels, clips["weight"], tf.cast(clips["group"], tf.int32)
+
+    return hear
+
+
+def _shuffled_clips(
+    shards: Shards, config: DataConfig, seed: int, number: tf.Tensor
+) -> tf.data.Dataset:
+    """The training clips as they are stored, in the order of a pass."""
+    pair = tf.stack([tf.cast(seed, tf.int64), number])
+    paths = tf.random.experimental.stateless_shuffle(tf.constant(shards.paths("train")), pair)
+    clips = tf.data.TFRecordDataset(paths).map(lambda record: parse(record, shards.clip_samples))
+    buffer = min(config.shuffle, len(shards.clips["train"]))
+    return clips.shuffle(buffer, seed=seed * 100_003 + number)

@@ -1,0 +1,314 @@
+"""Keras callbacks for a training that is watched, logged, resumed and judged by detection metrics.
+
+Each works with any compiled Keras model, in a notebook too. Order matters in `model.fit`: what
+writes into the epoch's logs (`DetectionMetrics`) comes before what reads them.
+"""
+
+import csv
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from tqdm import tqdm
+
+from wakeword_keras.data.corpus import GROUPS
+from wakeword_keras.errors import InputError
+from wakeword_keras.metrics import detection
+
+# Ranking a few hundred positives tells no finer differences of AUC apart.
+AUC_TIE = 1e-4
+COLUMNS = (
+    "epoch",
+    "loss",
+    "val_loss",
+    "val_auc",
+    "val_recall_at_fpr_0_01",
+    "learning_rate",
+    "seconds",
+    "hardest_tenth_weight",
+    "hardest_tenth_weight_ce",
+    *(f"share_{group}" for group in GROUPS),
+    "logit_error",
+)
+
+
+class DetectionMetrics(keras.callbacks.Callback):
+    """Adds val_loss, val_auc and val_recall_at_fpr_0_01 of validation clips to each epoch's logs.
+
+    Args:
+      model: from features to logits, the one to judge (its weights as they are trained).
+      features: arrays float32 [clips, frames, channels] of the same clips under different
+        conditions, all judged together; memory maps are read in batches.
+      labels: float32 [clips, wake_words]; several wake words are averaged.
+      loss: of logits, for val_loss.
+      batch: clips a step.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        features: Sequence[np.ndarray],
+        labels: np.ndarray,
+        loss: keras.losses.Loss,
+        batch: int = 256,
+    ) -> None:
+        super().__init__()
+        self._predict = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
+        self._features = features
+        self._labels = np.concatenate([labels] * len(features))
+        self._loss = loss
+        self._batch = batch
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Score the validation clips."""
+        logits = np.concatenate(
+            [
+                self._predict(tf.constant(condition[start : start + self._batch])).numpy()
+                for condition in self._features
+                for start in range(0, len(condition), self._batch)
+            ]
+        )
+        if not np.isfinite(logits).all():
+            raise InputError(
+                f"epoch {epoch + 1}: training diverged, a logit is not finite: "
+                "lower --learning_rate"
+            )
+        words = [(logits[:, word], self._labels[:, word]) for word in range(self._labels.shape[1])]
+        auc = [detection.roc_auc(scores, labels) for scores, labels in words]
+        recall = [
+            detection.recall_at_false_positive_rate(scores, labels, 0.01)
+            for scores, labels in words
+        ]
+        assert logs is not None
+        logs["val_loss"] = float(self._loss(self._labels, logits))
+        logs["val_auc"] = float(np.mean(auc))
+        logs["val_recall_at_fpr_0_01"] = float(np.mean(recall))
+
+
+class HistoryCsv(keras.callbacks.Callback):
+    """Appends one row of COLUMNS to a CSV file each epoch; a resumed training goes on in it.
+
+    Rows of epochs that are trained again are dropped, so each epoch has one row.
+
+    Args:
+      path: the file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self._start = 0.0
+
+    def rows(self) -> list[dict[str, float]]:
+        """The file's rows, each a dictionary of numbers; nan where nothing was logged."""
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            return [
+                {name: float(value or "nan") for name, value in row.items()}
+                for row in csv.DictReader(file)
+            ]
+
+    def keep(self, epochs: int) -> None:
+        """Drop the rows of all but the first so many epochs."""
+        self._write([row for row in self.rows() if row["epoch"] <= epochs])
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Start the clock."""
+        self._start = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Append the epoch's row."""
+        optimizer = self.model.optimizer
+        row = {
+            **(logs or {}),
+            "epoch": epoch + 1,
+            "seconds": time.monotonic() - self._start,
+            "learning_rate": float(optimizer.learning_rate.numpy()),
+        }
+        self._write([*(r for r in self.rows() if r["epoch"] <= epoch), row])
+
+    def _write(self, rows: list[dict]) -> None:
+        partial = self.path.with_name(f"{self.path.name}.partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            for row in rows:
+                values = [row.get(name, math.nan) for name in COLUMNS]
+                writer.writerow(["" if math.isnan(v) else f"{v:.7g}" for v in values])
+        os.replace(partial, self.path)
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Keeps the weights of the best epoch in a file, and stops a training that no longer improves.
+
+    Best is the highest val_auc; among those within AUC_TIE of it the latest, whose learning rate is
+    the lowest. What was best before an interruption is read from the history. The file's name
+    carries its epoch, and the file before it stays until the next epoch begins: a run that is
+    killed before this epoch's checkpoint trains the epoch again, and the earlier one may be the
+    best after all.
+
+    Args:
+      directory: takes `best-<epoch>.weights.h5`.
+      model: whose weights to keep.
+      history: the training's history, listed before this callback.
+      patience: epochs without a better one before training stops.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        model: keras.Model,
+        history: HistoryCsv,
+        patience: int,
+    ) -> None:
+        super().__init__()
+        self._directory = Path(directory)
+        self._kept = model
+        self._history = history
+        self._patience = patience
+
+    def best_epoch(self) -> int | None:
+        """Number (from 1) of the best epoch so far, None before the first."""
+        best, highest = None, -math.inf
+        for row in self._history.rows():
+            highest = max(highest, row["val_auc"])
+            if row["val_auc"] >= highest - AUC_TIE:
+                best = int(row["epoch"])
+        return best
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the last `patience` epochs brought nothing better."""
+        best = self.best_epoch()
+        return best is not None and self._history.rows()[-1]["epoch"] - best >= self._patience
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Remove what was best before, now that the last epoch is in the checkpoint."""
+        best = self.best_epoch()
+        for path in self._directory.glob("best-*.weights.h5"):
+            if best is None or path != self._path(best):
+                path.unlink()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Save the weights if this epoch is the best."""
+        if self.best_epoch() == epoch + 1:
+            path = self._path(epoch + 1)
+            partial = path.with_name(f"partial-{path.name}")
+            self._kept.save_weights(partial)
+            os.replace(partial, path)
+        if self.exhausted:
+            self.model.stop_training = True
+
+    def restore(self) -> None:
+        """Give the model its best weights back."""
+        best = self.best_epoch()
+        if best is None:
+            raise InputError(
+                f"{self._history.path} holds no epoch: train with --epochs of 1 or more"
+            )
+        self._kept.load_weights(self._path(best))
+
+    def _path(self, epoch: int) -> Path:
+        return self._directory / f"best-{epoch:04d}.weights.h5"
+
+
+class Resume(keras.callbacks.Callback):
+    """Saves model and optimizer after each epoch, so that a killed training goes on from there.
+
+    Args:
+      directory: of the checkpoint; only the last one is kept.
+      model: what is trained.
+      optimizer: what trains it.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+    ) -> None:
+        super().__init__()
+        optimizer.build(model.trainable_variables)
+        self._epochs_done = tf.Variable(0, dtype=tf.int64)
+        checkpoint = tf.train.Checkpoint(
+            model=model, optimizer=optimizer, epochs_done=self._epochs_done
+        )
+        self._manager = tf.train.CheckpointManager(checkpoint, str(directory), max_to_keep=1)
+
+    def restore(self) -> int:
+        """Restore the last checkpoint, if there is one.
+
+        Returns:
+          How many epochs are done: the epoch to go on with, from 0.
+        """
+        self._manager.restore_or_initialize()
+        return int(self._epochs_done.numpy())
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Save a checkpoint."""
+        self._epochs_done.assign(epoch + 1)
+        self._manager.save()
+
+
+class ProgressLine(keras.callbacks.Callback):
+    """One line an epoch: loss, detection metrics, focal weighting, time; a live bar in a terminal.
+
+    Args:
+      epochs: of the whole training, for the time left.
+      steps: batches of an epoch.
+      title: what is trained.
+    """
+
+    def __init__(self, epochs: int, steps: int, title: str) -> None:
+        super().__init__()
+        self._epochs = epochs
+        self._steps = steps
+        self._title = title
+        self._seconds: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Start the clock and the bar."""
+        self._start = time.monotonic()
+        self._bar = tqdm(
+            total=self._steps,
+            desc=f"{self._title} {epoch + 1}/{self._epochs}",
+            unit="step",
+            leave=False,
+            disable=None,
+        )
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Move the bar."""
+        self._bar.update()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Print the epoch's line."""
+        self._bar.close()
+        self._seconds.append(time.monotonic() - self._start)
+        left = (self._epochs - epoch - 1) * float(np.median(self._seconds))
+        print(
+            f"{self._title} {epoch + 1}/{self._epochs}  {_described(logs or {})}  "
+            f"{self._seconds[-1]:.0f} s, {left / 60:.1f} min left",
+            flush=True,
+        )
+
+
+def _described(logs: dict[str, float]) -> str:
+    parts = [f"loss {logs['loss']:.4f}"]
+    if "logit_error" in logs:
+        parts.append(f"logits {logs['logit_error']:.3f} from FP32")
+    if "val_auc" in logs:
+        parts.append(f"val AUC {logs['val_auc']:.5f}")
+        parts.append(f"recall at 1 % FPR {logs['val_recall_at_fpr_0_01']:.3f}")
+    if "hardest_tenth_weight" in logs:
+        parts.append(f"hardest tenth weighs {logs['hardest_tenth_weight']:.1f}x")
+    shares = [
+        f"{group} {logs[f'share_{group}']:.0%}" for group in GROUPS if f"share_{group}" in logs
+    ]
+    return "  ".join(parts + ([f"loss from {', '.join(shares)}"] if shares else []))

@@ -1,0 +1,237 @@
+"""The FP32 stage, and the one training loop that QAT uses too."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from numpy.typing import NDArray
+
+from wakeword_keras.audio.augmentation import AugmentConfig
+from wakeword_keras.audio.features import FrontendConfig
+from wakeword_keras.data.shards import Shards, SplitFeatures
+from wakeword_keras.errors import InputError
+from wakeword_keras.training import batches, callbacks
+from wakeword_keras.training.losses import FocalLoss, prior_bias
+from wakeword_keras.training.trainer import MonitoredModel
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What training minimises.
+
+    Attributes:
+      loss: focal loss or plain binary cross-entropy.
+      gamma: focusing of the focal loss, >= 0; 0 is cross-entropy.
+      alpha: weight of the positives in the focal loss, 0 to 1, negatives get the rest; none for
+        equal weights of 1.
+      label_smoothing: share of every label that is spread over both outcomes, 0 to below 1.
+      class_weights: weigh positives and negatives so that both sum to the same; not together with
+        alpha, which does the same.
+    """
+
+    loss: Literal["focal", "bce"] = "focal"
+    gamma: float = 2.0
+    alpha: float | None = None
+    label_smoothing: float = 0.0
+    class_weights: bool = False
+
+    def __post_init__(self) -> None:
+        if self.class_weights and self.alpha is not None:
+            raise InputError(
+                f"--class_weights and --alpha={self.alpha} both weigh the positives: give only one"
+            )
+        try:
+            self.build()
+        except ValueError as error:
+            raise InputError(f"--{error}") from error
+
+    def build(self) -> keras.losses.Loss:
+        """The Keras loss."""
+        if self.loss == "bce":
+            return FocalLoss(gamma=0.0, alpha=None, label_smoothing=self.label_smoothing)
+        return FocalLoss(self.gamma, self.alpha, self.label_smoothing)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The FP32 stage.
+
+    Attributes:
+      epochs: passes over the training clips at most.
+      learning_rate: peak of the schedule: linear warm-up over one epoch, then cosine to zero.
+      weight_decay: decoupled weight decay of AdamW.
+      patience: epochs without a better validation metric before training stops.
+      prior_bias: start the last layer's bias at the positives' share (Lin et al. 2017, 4.1).
+    """
+
+    epochs: int = 96
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-3
+    patience: int = 96
+    prior_bias: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name}={getattr(self, name)}: must be at least 1")
+        if not self.learning_rate > 0:
+            raise InputError(f"--learning_rate={self.learning_rate}: must be positive")
+        if not self.weight_decay >= 0:
+            raise InputError(f"--weight_decay={self.weight_decay}: must not be negative")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Everything a stage trains and validates on."""
+
+    shards: Shards
+    validation: tuple[SplitFeatures, ...]
+    frontend: FrontendConfig
+    augment: AugmentConfig
+    config: batches.DataConfig
+    seed: int
+    impulse_responses: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a stage trains."""
+
+    epochs: int
+    learning_rate: float
+    weight_decay: float
+    patience: int
+
+
+def set_prior_bias(model: keras.Model, targets: np.ndarray, wake_words: int) -> None:
+    """Start each logit at the log-odds of its wake word among the training clips.
+
+    Args:
+      model: functional model whose last layer is a Dense with bias.
+      targets: int [clips], index of the wake word, -1 for none.
+      wake_words: number of logits.
+    """
+    shares = [(np.sum(targets == word) + 1) / (len(targets) + 2) for word in range(wake_words)]
+    model.layers[-1].bias.assign([prior_bias(share) for share in shares])
+
+
+def train(
+    model: keras.Model,
+    data: TrainingData,
+    loss: LossConfig,
+    config: TrainConfig,
+    directory: Path,
+) -> None:
+    """Train a float model; it ends with the weights of its best epoch.
+
+    Args:
+      model: functional Keras model from features to logits, changed in place.
+      data: clips and how they become batches.
+      loss: what to minimise.
+      config: how long and how fast.
+      directory: takes checkpoints, history.csv, best weights and TensorBoard logs. A training that
+        was interrupted goes on from its last whole epoch.
+    """
+    clips = data.shards.clips["train"]
+    if config.prior_bias:
+        set_prior_bias(
+            model, np.asarray([clip.target for clip in clips]), len(data.shards.wake_words)
+        )
+    schedule = Schedule(config.epochs, config.learning_rate, config.weight_decay, config.patience)
+    fit(model, data, loss, schedule, directory)
+
+
+def fit(
+    model: keras.Model,
+    data: TrainingData,
+    loss: LossConfig,
+    schedule: Schedule,
+    directory: Path,
+    *,
+    forward: keras.Model | None = None,
+    teacher: keras.Model | None = None,
+) -> None:
+    """The training loop of both stages: resumable, logged, ending with the best epoch's weights.
+
+    `forward`, on the same variables, computes the logits in the model's place. With a `teacher` its
+    logits are learnt instead of the labels.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    forward = forward or model
+    steps = batches.steps_per_epoch(data.shards, data.config)
+    optimizer = _optimizer(schedule, steps)
+    resume = callbacks.Resume(directory / "checkpoints", model, optimizer)
+    first_epoch = resume.restore()
+    history = callbacks.HistoryCsv(directory / "history.csv")
+    history.keep(first_epoch)
+    keep_best = callbacks.KeepBest(directory, model, history, patience=schedule.patience)
+    if first_epoch < schedule.epochs and not keep_best.exhausted:
+        trainer = MonitoredModel(inputs=forward.inputs, outputs=forward.outputs)
+        trainer.compile(optimizer, loss.build(), teacher)
+        trainer.fit(
+            _stream(data, loss, first_epoch, schedule.epochs),
+            steps_per_epoch=steps,
+            initial_epoch=first_epoch,
+            epochs=schedule.epochs,
+            callbacks=[
+                _metrics(forward, data, loss),  # first: the others read its logs
+                callbacks.ProgressLine(schedule.epochs, steps, directory.name),
+                history,
+                keep_best,
+                resume,
+                keras.callbacks.TensorBoard(str(directory / "tensorboard"), write_graph=False),
+            ],
+            verbose=0,
+        )
+    keep_best.restore()
+
+
+def _metrics(
+    model: keras.Model, data: TrainingData, loss: LossConfig
+) -> callbacks.DetectionMetrics:
+    labels = data.validation[0].labels(len(data.shards.wake_words))
+    features = [condition.features for condition in data.validation]
+    return callbacks.DetectionMetrics(model, features, labels, loss.build())
+
+
+def _stream(data: TrainingData, loss: LossConfig, start: int, end: int) -> tf.data.Dataset:
+    """Batches of epochs `start` to `end - 1`, weighed by class if the loss asks for it."""
+    stream = batches.training_batches(
+        data.shards,
+        data.frontend,
+        data.augment,
+        data.config,
+        data.seed,
+        start,
+        end,
+        data.impulse_responses,
+    )
+    return stream.map(_class_weighted(data)) if loss.class_weights else stream
+
+
+def _optimizer(schedule: Schedule, steps: int) -> keras.optimizers.Optimizer:
+    """AdamW; the learning rate rises over the first epoch and falls to zero along a cosine."""
+    learning_rate = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        decay_steps=max(1, steps * (schedule.epochs - 1)),
+        warmup_target=schedule.learning_rate,
+        warmup_steps=steps,
+    )
+    return keras.optimizers.AdamW(learning_rate, weight_decay=schedule.weight_decay)
+
+
+def _class_weighted(data: TrainingData) -> Callable:
+    """A map over batches: positives and negatives get weights that sum to the same."""
+    targets = np.asarray([clip.target for clip in data.shards.clips["train"]])
+    positive_share = float(np.mean(targets >= 0))
+
+    def weigh(features, labels, weights, groups):
+        positive = tf.reduce_max(labels, axis=-1)
+        factor = positive * 0.5 / positive_share + (1 - positive) * 0.5 / (1 - positive_share)
+        return features, labels, weights * factor, groups
+
+    return weigh
