@@ -13,11 +13,14 @@ import typing
 
 from absl import flags
 
-from wakeword_keras.run.pipeline import SHARED
-
 flags.disclaim_key_flags()  # they belong to the module that calls define()
 
 Config = typing.TypeVar("Config")
+
+PREFIXES = {"synthesis": "synthetic_", "frontend": "frontend_"}
+"""Before the flags of a part of the run whose fields' names alone would not say what they mean."""
+SHARED = ("clip_ms",)
+"""Fields of several parts that have one flag."""
 
 
 class _OptionalFloat(flags.ArgumentParser):
@@ -63,6 +66,17 @@ def read(config: type[Config], prefix: str = "", **given: object) -> Config:
 def flag_name(field: str, prefix: str) -> str:
     """The flag of a dataclass's field."""
     return field if field in SHARED else prefix + field
+
+
+def with_flags(message: str) -> str:
+    """A message of the library, each `field` or `part.field` written as its flag, if it has one."""
+
+    def as_flag(match: re.Match) -> str:
+        part, _, field = match[1].rpartition(".")
+        name = flag_name(field, PREFIXES.get(part, ""))
+        return f"--{name}" if name in flags.FLAGS else match[0]
+
+    return re.sub(r"`([\w.]+)`", as_flag, message)
 
 
 def _define_flag(name: str, hint, default, text: str) -> None:

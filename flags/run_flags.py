@@ -15,7 +15,7 @@ from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.data.corpus import CorpusConfig
 from wakeword_keras.errors import InputError
 from wakeword_keras.quantization.finetuning import QatConfig
-from wakeword_keras.run.pipeline import PREFIXES, RunConfig
+from wakeword_keras.run.pipeline import RunConfig
 from wakeword_keras.synthesis.corpus import SynthesisConfig
 from wakeword_keras.synthesis.lines import phrase_label
 from wakeword_keras.training.batches import DataConfig
@@ -34,7 +34,7 @@ PARTS = {
 
 config.define(RunConfig)
 for _name, _part in PARTS.items():
-    config.define(_part, PREFIXES.get(_name, ""))
+    config.define(_part, config.PREFIXES.get(_name, ""))
 flags.register_validator(
     "model", lambda name: name in models.ARCHITECTURES, f"one of {', '.join(models.ARCHITECTURES)}"
 )
@@ -55,7 +55,7 @@ def read() -> RunConfig:
     if not wake_words:
         raise InputError("--wake_words is missing: name the labels to detect, such as happy")
     parts: dict[str, Any] = {
-        name: config.read(part, PREFIXES.get(name, ""))
+        name: config.read(part, config.PREFIXES.get(name, ""))
         for name, part in PARTS.items()
         if name != "corpus"
     }
@@ -100,7 +100,7 @@ def replayable() -> str:
 def _names() -> list[str]:
     """The flags that describe a run, sorted."""
     names = {
-        config.flag_name(field.name, PREFIXES.get(part, ""))
+        config.flag_name(field.name, config.PREFIXES.get(part, ""))
         for part, dataclass in {"run": RunConfig, **PARTS}.items()
         for field in dataclasses.fields(dataclass)
     }

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from flags import config
 from wakeword_keras.errors import InputError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -76,5 +77,5 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {config.with_flags(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(1)

@@ -368,17 +368,17 @@ def test_groups_missing_from_a_split_are_said(tmp_path):
 
 
 def test_missing_and_empty_folders_are_named(tmp_path):
-    assert f"--data_dir={tmp_path / 'no'}" in error_of([tmp_path / "no"])
+    assert f"`data_dir`={tmp_path / 'no'}" in error_of([tmp_path / "no"])
     assert "no audio" in error_of([tmp_path])
     add(tmp_path, "loose.wav")
     assert "<label>/<clips>" in error_of([tmp_path])
-    assert "--data_dir" in error_of([])
+    assert "`data_dir`" in error_of([])
 
 
 def test_a_wake_word_without_clips_lists_labels_and_the_closest(tmp_path):
     add_words(tmp_path, ("hey_jarvis", "bed"))
     message = error_of([tmp_path], CorpusConfig(("hey jarvis",)))
-    assert "--wake_words=hey jarvis" in message
+    assert "`wake_words`=hey jarvis" in message
     assert "bed, hey_jarvis; did you mean hey_jarvis?" in message
 
 
@@ -386,7 +386,7 @@ def test_a_wake_word_or_negatives_missing_from_a_split_give_the_counts(tmp_path)
     add_words(tmp_path, ("bed",))
     add_words(tmp_path, ("happy",), (TRAINER, VALIDATOR))
     message = error_of([tmp_path])
-    assert "--wake_words=happy" in message
+    assert "`wake_words`=happy" in message
     assert "train 1, validation 1, test 0" in message
     assert "negatives" in error_of([tmp_path], CorpusConfig(("bed",)))
 
@@ -397,7 +397,7 @@ def test_bad_audio_is_named_and_can_be_skipped(tmp_path):
     (tmp_path / "bed" / "text.flac").write_text("hello " * 100)
     message = error_of([tmp_path])
     assert str(tmp_path / "bed" / "empty.wav") in message
-    assert "--skip_bad_audio" in message
+    assert "`skip_bad_audio`" in message
     assert "2 such files" in message
     corpus = read_corpus([str(tmp_path)], replace(HAPPY, skip_bad_audio=True))
     assert len(corpus.clips) == 6
@@ -452,13 +452,13 @@ def test_a_manifest_that_is_no_manifest_says_what_it_must_be(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "flag"),
     [
-        ({"wake_words": ()}, "--wake_words"),
-        ({"wake_words": ("a", "a")}, "--wake_words"),
-        ({"wake_words": ("a", "")}, "--wake_words"),
-        ({"test_percent": 90.0}, "--test_percent"),
-        ({"validation_percent": -1.0}, "--validation_percent"),
-        ({"test_percent": float("nan")}, "--test_percent"),
-        ({"clip_ms": 0}, "--clip_ms"),
+        ({"wake_words": ()}, "`wake_words`"),
+        ({"wake_words": ("a", "a")}, "`wake_words`"),
+        ({"wake_words": ("a", "")}, "`wake_words`"),
+        ({"test_percent": 90.0}, "`test_percent`"),
+        ({"validation_percent": -1.0}, "`validation_percent`"),
+        ({"test_percent": float("nan")}, "`test_percent`"),
+        ({"clip_ms": 0}, "`clip_ms`"),
     ],
 )
 def test_bad_settings_name_the_flag(arguments, flag):
@@ -499,5 +499,5 @@ def test_a_corpus_that_only_tests_needs_wake_words_and_others(tmp_path):
     rows = (root / "manifest.csv").read_text().splitlines()
     kept = [row for row in rows if "background" not in row]
     (root / "manifest.csv").write_text("\n".join(kept) + "\n")
-    with pytest.raises(InputError, match=r"--data_dir: negatives .* are missing"):
+    with pytest.raises(InputError, match=r"`data_dir`: negatives .* are missing"):
         read_corpus([str(root)], CorpusConfig(("yes",), clip_ms=500), only="test")

@@ -72,7 +72,7 @@ def test_every_architecture_is_fully_int8_and_runs_on_the_device(name, tmp_path)
 @needs_micro
 def test_a_difference_is_counted_and_its_first_layer_named(model, features, monkeypatch):
     """On the device, one convolution's bias is another."""
-    operators = on_tflite_micro.tflite_graph.read(model).operators
+    operators = on_tflite_micro.graph.read(model).operators
     middle = operators[len(operators) // 2]
     opened = on_tflite_micro._open
 
@@ -84,7 +84,7 @@ def test_a_difference_is_counted_and_its_first_layer_named(model, features, monk
         bias.buffer = len(graph.buffers)  # one of its own: equal biases share one
         graph.buffers.append(flatbuffer.schema.BufferT())
         graph.buffers[-1].data = np.frombuffer(other.tobytes(), np.uint8)
-        return opened(path, on_tflite_micro.tflite_graph.pack(graph))
+        return opened(path, on_tflite_micro.graph.pack(graph))
 
     monkeypatch.setattr(on_tflite_micro, "_open", damaged)
     found = on_tflite_micro.check("int8", model, features)

@@ -1,12 +1,14 @@
 import ast
 import dataclasses
 import inspect
+import re
 from pathlib import Path
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+import wakeword_keras
 from flags import config, run_flags
 from tools import train
 from wakeword_keras.errors import InputError
@@ -21,9 +23,9 @@ SETTINGS = [
     for field in dataclasses.fields(dataclass)
     if not (part == "" and field.name in run_flags.PARTS)
     # One flag for both, with the default of the corpus.
-    and not (part == "synthesis" and field.name in pipeline.SHARED)
+    and not (part == "synthesis" and field.name in config.SHARED)
 ]
-IDS = [config.flag_name(field.name, run_flags.PREFIXES.get(part, "")) for part, field in SETTINGS]
+IDS = [config.flag_name(field.name, config.PREFIXES.get(part, "")) for part, field in SETTINGS]
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def command_line():
 
 @pytest.mark.parametrize(("part", "field"), SETTINGS, ids=IDS)
 def test_every_setting_has_a_flag_with_its_default_and_a_help_text(part, field):
-    flag = flags.FLAGS[config.flag_name(field.name, run_flags.PREFIXES.get(part, ""))]
+    flag = flags.FLAGS[config.flag_name(field.name, config.PREFIXES.get(part, ""))]
     default = None if field.default is dataclasses.MISSING else field.default
     if isinstance(flag.default, list):
         assert tuple(flag.default) == (default or ())
@@ -63,11 +65,37 @@ def test_a_default_is_written_once():
         assert numbers == []
 
 
-def test_the_settings_of_a_run_are_named_as_its_flags(command_line):
+def test_every_setting_of_a_run_is_kept_by_part_and_name(command_line):
     command_line("--data_dir=x", "--wake_words=yes", "--seed=3", "--synthetic_seed=4")
-    settings = pipeline._flat(run_flags.read())
-    assert set(settings) == set(IDS) - {"run_dir", "cache_dir"}
-    assert (settings["seed"], settings["synthetic_seed"]) == (3, 4)
+    settings = pipeline._settings(run_flags.read())
+    assert {config.with_flags(f"`{name}`")[2:] for name in settings} == set(IDS) - {
+        "run_dir",
+        "cache_dir",
+    }
+    assert (settings["seed"], settings["synthesis.seed"]) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("`clip_ms`=5: must be positive", "--clip_ms=5: must be positive"),
+        ("`synthesis.voices`=2: too few", "--synthetic_voices=2: too few"),
+        ("`synthesis.clip_ms` and `train.epochs`", "--clip_ms and --epochs"),
+        ("layer `conv` is `none`", "layer `conv` is `none`"),
+    ],
+)
+def test_the_command_line_names_a_field_by_its_flag(message, expected):
+    assert config.with_flags(message) == expected
+
+
+def test_no_message_of_the_library_names_a_flag():
+    for path in Path(wakeword_keras.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not re.search(r"(?<!\w)(?<!var\()--[a-z_]{2,}", node.value), (
+                    path,
+                    node.value,
+                )
 
 
 def test_a_command_line_becomes_the_configuration(command_line):
@@ -142,8 +170,9 @@ def test_the_flags_of_a_run_are_key_flags_of_the_tool():
 )
 def test_a_run_that_cannot_be_is_refused_before_it_starts(arguments, message, command_line):
     command_line(*arguments)
-    with pytest.raises(InputError, match=message) as error:
+    with pytest.raises(InputError) as error:
         run_flags.read()
+    assert re.search(message, config.with_flags(str(error.value)))
     assert "\n" not in str(error.value)
 
 

@@ -155,8 +155,8 @@ def test_a_resumed_fine_tuning_equals_one_that_was_not_interrupted(
 @pytest.mark.parametrize(
     ("values", "flag"),
     [
-        ({"qat_epochs": 0}, "--qat_epochs=0"),
-        ({"qat_learning_rate": 0.0}, "--qat_learning_rate=0"),
+        ({"qat_epochs": 0}, "`qat_epochs`=0"),
+        ({"qat_learning_rate": 0.0}, "`qat_learning_rate`=0"),
     ],
 )
 def test_a_value_out_of_range_names_its_flag(values, flag):

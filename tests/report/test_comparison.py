@@ -107,7 +107,7 @@ def changed(said, **fields):
 def refused(directories, *named):
     with pytest.raises(InputError) as error:
         comparison.read(directories)
-    for name in ("--compare", *named):
+    for name in named:
         assert str(name) in str(error.value), error.value
     assert "\n" not in str(error.value)
 
@@ -119,7 +119,7 @@ def test_other_wake_words_are_refused(pair, said, tmp_path):
 
 def test_other_test_clips_are_refused_and_the_way_out_is_said(pair, said, tmp_path):
     fewer = write_run(tmp_path / "fewer", changed(said, positives=said["positives"] - 1))
-    refused([*pair, fewer], pair[0], fewer, "same test clips", "--data_dir=DIR")
+    refused([*pair, fewer], pair[0], fewer, "same test clips", "`data_dir`")
     coverage = said["calibration_coverage"]
     sounds = changed(said, calibration_coverage=coverage | {"checked_sha256": "f" * 64})
     # As many clips of other sound: neither the features are the same nor the corpus.
@@ -130,11 +130,11 @@ def test_other_test_clips_are_refused_and_the_way_out_is_said(pair, said, tmp_pa
 
 
 def test_what_holds_no_report_is_named_with_the_mend(pair, said, tmp_path):
-    refused([pair[0], str(tmp_path / "nowhere")], tmp_path / "nowhere", "tools.train")
+    refused([pair[0], str(tmp_path / "nowhere")], tmp_path / "nowhere", "run.flags")
     refused([pair[0]], "two or more")
     refused([pair[0], pair[0]], "different")
     lacking = changed(said, models={k: v for k, v in said["models"].items() if k != "int8"})
-    refused([pair[0], write_run(tmp_path / "lacking", lacking)], "int8", "tools.evaluate")
+    refused([pair[0], write_run(tmp_path / "lacking", lacking)], "int8", "evaluate that run again")
     torn = tmp_path / "torn"
     write_run(torn, said)
     (torn / "report" / "report.json").write_text("{")

@@ -115,12 +115,12 @@ def test_recordings_without_the_wake_word_are_refused(stream_run, tmp_path):
 
 def test_recordings_that_all_trained_the_run_are_refused(stream_run, tmp_path):
     words = label_folders(Path(stream_run.data_dir[0]), tmp_path / "words", "train")
-    refused(stream_run, words, "--data_dir", "trained", "yes", out=tmp_path / "out")
+    refused(stream_run, words, "`data_dir`", "trained", "yes", out=tmp_path / "out")
 
 
 def test_the_runs_own_report_is_not_overwritten(stream_run, tmp_path):
     for out in (stream_run.run_dir, f"{stream_run.run_dir}/report"):
-        refused(stream_run, tmp_path, "--report_dir", out=out)
+        refused(stream_run, tmp_path, "`report_dir`", out=out)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_run_without_streams_has_no_threshold_for_them(copied, tmp_path):
     path = Path(copied.run_dir, "report", "report.json")
     said = json.loads(path.read_text())
     path.write_text(json.dumps({k: v for k, v in said.items() if k != "streams"}))
-    refused(copied, tmp_path, "--ambient_dir", copied.run_dir, ambient=["x"], out=tmp_path / "out")
+    refused(copied, tmp_path, "`ambient_dir`", copied.run_dir, ambient=["x"], out=tmp_path / "out")
 
 
 def test_an_earlier_report_and_a_missing_one_are_named_with_the_mend(copied, tmp_path):

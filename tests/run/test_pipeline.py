@@ -93,7 +93,7 @@ def finished(tmp_path_factory, cache):
 @pytest.fixture(scope="module")
 def qat_model(finished):
     settings = read(finished / "run.json")["config"]
-    assert settings["frontend_kind"] == "micro"
+    assert settings["frontend.kind"] == "micro"
     fp32 = keras.models.load_model(finished / "fp32" / "model.keras", compile=False)
     model = fake_quantize.quantize(fp32, pipeline.FrontendConfig().input_affine)
     model.load_weights(finished / "qat" / "model.weights.h5")

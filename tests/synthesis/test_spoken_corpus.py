@@ -113,7 +113,7 @@ def test_labels_are_as_loud_as_they_should_be(corpus):
 
 def test_same_seed_gives_the_same_bytes_in_another_process_and_after_other_speech(corpus, tmp_path):
     program = (
-        "from wakeword_keras import espeak, synthesis as s\n"
+        "from wakeword_keras.synthesis import corpus as s, espeak\n"
         "espeak.Espeak(3).say('something else first', 'en-us+f2')\n"
         f"s.synthesize({PHRASE!r}, {str(tmp_path / 'again')!r}, s.{TINY!r})"
     )
@@ -241,27 +241,27 @@ def test_a_one_word_phrase_has_its_halves_as_parts():
 
 def test_a_line_with_the_phrase_in_it_is_drawn_again():
     tts = espeak.Espeak()
-    lines = iter(lines.Line(t, 0, len(t), 140) for t in ("oh hay jarvis", "hello jarvis"))
-    assert lines.without_phrase(tts, PHRASE, "en-us+f1", lambda: next(lines)).text == (
+    drawn = iter(lines.Line(t, 0, len(t), 140) for t in ("oh hay jarvis", "hello jarvis"))
+    assert lines.without_phrase(tts, PHRASE, "en-us+f1", lambda: next(drawn)).text == (
         "hello jarvis"
     )
     # an accent without "h"
-    lines = iter(lines.Line(t, 0, len(t), 140) for t in ("say jarvis", "hi jarvis"))
-    drawn = lines.without_phrase(tts, PHRASE, "en-gb-x-gbcwmd+f1", lambda: next(lines))
+    drawn = iter(lines.Line(t, 0, len(t), 140) for t in ("say jarvis", "hi jarvis"))
+    drawn = lines.without_phrase(tts, PHRASE, "en-gb-x-gbcwmd+f1", lambda: next(drawn))
     assert drawn.text == "hi jarvis"
 
 
 def test_too_short_a_clip_names_the_length_needed_and_that_is_enough(tmp_path):
     needed_ms = synthesis.clip_ms_needed(phrase_duration(PHRASE, TINY))
     short = dataclasses.replace(TINY, clip_ms=needed_ms - 10)
-    with pytest.raises(InputError, match=f"--clip_ms={needed_ms} or more"):
+    with pytest.raises(InputError, match=f"`clip_ms`={needed_ms} or more"):
         synthesize(PHRASE, str(tmp_path / "c"), short)
     synthesize(PHRASE, str(tmp_path / "c"), dataclasses.replace(TINY, clip_ms=needed_ms))
 
 
 @pytest.mark.parametrize("phrase", ["", "  ", "?!", "42", "привет", "你好"])
 def test_a_phrase_that_cannot_be_pronounced_is_refused(phrase, tmp_path):
-    with pytest.raises(InputError, match="--wake_phrase="):
+    with pytest.raises(InputError, match="`wake_phrase`="):
         synthesize(phrase, str(tmp_path / "c"), TINY)
     assert not (tmp_path / "c").exists()
 
@@ -287,7 +287,7 @@ def test_an_unknown_voice_is_named():
 @pytest.mark.parametrize("fault", [{"voices": 2}, {"positives": 0}, {"clip_ms": 10}, {"seed": -1}])
 def test_a_config_out_of_range_is_refused(fault):
     name = next(iter(fault))
-    with pytest.raises(InputError, match=f"{name}={fault[name]}"):
+    with pytest.raises(InputError, match=f"`synthesis.{name}`={fault[name]}"):
         SynthesisConfig(**fault)
 
 

@@ -211,7 +211,7 @@ def test_threshold_comes_from_the_bundle_unless_given(bundle, model_path):
 )
 def test_impossible_times_are_named(config):
     (name, value), *_ = config.items()
-    with pytest.raises(InputError, match=f"{name}={value}"):
+    with pytest.raises(InputError, match=f"`{name}`={value}"):
         StreamConfig(**config)
 
 

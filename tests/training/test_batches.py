@@ -143,7 +143,7 @@ def test_draws_go_through_the_whole_pool_before_one_comes_again(size, count):
 
 
 def test_echo_cannot_exceed_the_batch():
-    with pytest.raises(InputError, match="--echo=9"):
+    with pytest.raises(InputError, match="`echo`=9"):
         batches.DataConfig(batch=8, echo=9)
 
 

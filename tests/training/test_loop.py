@@ -128,7 +128,7 @@ def test_patience_ends_a_training_early(tiny_model, training_data, tmp_path, mon
 
 def test_a_training_that_diverges_says_which_flag_mends_it(tiny_model, training_data, tmp_path):
     config = TrainConfig(epochs=1, learning_rate=1e30)
-    with pytest.raises(InputError, match="--learning_rate"):
+    with pytest.raises(InputError, match="`learning_rate`"):
         loop.train(tiny_model, training_data, LossConfig(), config, tmp_path)
 
 
@@ -177,7 +177,7 @@ def test_class_weights_reach_the_loss(tiny_model, training_data, tmp_path):
 
 
 def test_class_weights_and_alpha_exclude_each_other():
-    with pytest.raises(InputError, match=r"--class_weights and --alpha=0\.25"):
+    with pytest.raises(InputError, match=r"`class_weights` and `alpha`=0\.25"):
         LossConfig(alpha=0.25, class_weights=True)
 
 
@@ -197,17 +197,17 @@ def test_bce_is_focal_loss_at_gamma_zero():
 @pytest.mark.parametrize(
     ("config", "values", "flag"),
     [
-        (LossConfig, {"gamma": -1.0}, "--gamma"),
-        (LossConfig, {"gamma": float("nan")}, "--gamma"),
-        (LossConfig, {"alpha": 1.5}, "--alpha"),
-        (LossConfig, {"label_smoothing": 1.0}, "--label_smoothing"),
-        (TrainConfig, {"epochs": 0}, "--epochs"),
-        (TrainConfig, {"patience": 0}, "--patience"),
-        (TrainConfig, {"learning_rate": 0.0}, "--learning_rate"),
-        (TrainConfig, {"weight_decay": -1.0}, "--weight_decay"),
-        (DataConfig, {"batch": 0}, "--batch"),
-        (DataConfig, {"echo": 0}, "--echo"),
-        (DataConfig, {"shuffle": 0}, "--shuffle"),
+        (LossConfig, {"gamma": -1.0}, "`gamma`"),
+        (LossConfig, {"gamma": float("nan")}, "`gamma`"),
+        (LossConfig, {"alpha": 1.5}, "`alpha`"),
+        (LossConfig, {"label_smoothing": 1.0}, "`label_smoothing`"),
+        (TrainConfig, {"epochs": 0}, "`epochs`"),
+        (TrainConfig, {"patience": 0}, "`patience`"),
+        (TrainConfig, {"learning_rate": 0.0}, "`learning_rate`"),
+        (TrainConfig, {"weight_decay": -1.0}, "`weight_decay`"),
+        (DataConfig, {"batch": 0}, "`batch`"),
+        (DataConfig, {"echo": 0}, "`echo`"),
+        (DataConfig, {"shuffle": 0}, "`shuffle`"),
     ],
 )
 def test_a_value_out_of_range_names_its_flag(config, values, flag):

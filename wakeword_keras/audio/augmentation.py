@@ -59,15 +59,15 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if name.endswith("_probability") and not 0 <= value <= 1:
-                raise InputError(f"{name}={value}: a probability lies between 0 and 1")
+                raise InputError(f"`{name}`={value}: a probability lies between 0 and 1")
             if not name.endswith(("_probability", "_db")) and value < 0:
-                raise InputError(f"{name}={value}: must not be negative")
+                raise InputError(f"`{name}`={value}: must not be negative")
         for name in ("snr", "gain"):
             low, high = getattr(self, f"{name}_low_db"), getattr(self, f"{name}_high_db")
             if low > high:
-                raise InputError(f"{name}_low_db={low} exceeds {name}_high_db={high}")
+                raise InputError(f"`{name}_low_db`={low} exceeds `{name}_high_db`={high}")
         if self.warmup_ms % 10:
-            raise InputError(f"warmup_ms={self.warmup_ms}: must be a multiple of 10")
+            raise InputError(f"`warmup_ms`={self.warmup_ms}: must be a multiple of 10")
 
     @property
     def warmup_samples(self) -> int:

@@ -55,7 +55,7 @@ class FrontendConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise InputError(f"front end {self.kind!r} is unknown: use one of {', '.join(KINDS)}")
+            raise InputError(f"`frontend.kind`={self.kind!r} is none of {', '.join(KINDS)}")
         if self.kind == "micro":
             self._check_micro()
         else:
@@ -66,18 +66,19 @@ class FrontendConfig:
             value, fixed = getattr(self, name), getattr(FrontendConfig, name)
             if value != fixed:
                 raise InputError(
-                    f"{name}={value}: the micro front end is the device's, with {name}={fixed}; "
-                    "leave it out or use kind='log_mel'"
+                    f"`frontend.{name}`={value}: the device's own front end has {fixed}; "
+                    "leave it out or use `frontend.kind`=log_mel"
                 )
 
     def _check_log_mel(self) -> None:
         if not 0 < self.step_ms <= self.window_ms:
             raise InputError(
-                f"step_ms={self.step_ms}, window_ms={self.window_ms}: need 0 < step <= window"
+                f"`frontend.step_ms`={self.step_ms}, `frontend.window_ms`={self.window_ms}: "
+                "need 0 < step <= window"
             )
         if not 0 <= self.low_hz < self.high_hz <= SAMPLE_RATE_HZ / 2:
             raise InputError(
-                f"low_hz={self.low_hz}, high_hz={self.high_hz}: "
+                f"`frontend.low_hz`={self.low_hz}, `frontend.high_hz`={self.high_hz}: "
                 f"need 0 <= low < high <= {SAMPLE_RATE_HZ // 2}"
             )
         # A mel triangle narrower than two bins of the transform may hold none: a dead channel.
@@ -85,7 +86,7 @@ class FrontendConfig:
         narrowest_hz = _hz(_mel(self.low_hz) + 2 * spacing) - self.low_hz
         if self.channels < 1 or narrowest_hz < SAMPLE_RATE_HZ / self.fft_size:
             raise InputError(
-                f"channels={self.channels}: need at least 1 and few enough that each holds a bin "
+                f"`frontend.channels`={self.channels}: need 1 or more, each with a bin "
                 f"of the {self.fft_size}-point transform"
             )
 

@@ -162,7 +162,7 @@ def _split(
     by_time = 0 < len(free) < len(SPLITS)
     if by_time:
         messages.append(
-            f"--ambient_dir: {len(free)} speakers cannot be spread over three splits: their time "
+            f"`ambient_dir`: {len(free)} speakers cannot be spread over three splits: their time "
             "is split, and each voice is in all of them"
         )
     splits = split_speakers(lengths, pinned)
@@ -218,8 +218,8 @@ def _check(pieces: Iterable[Clip], clip_ms: int) -> None:
     for split in SPLITS:
         if held[split] * 1000 < clip_ms:
             raise InputError(
-                f"--ambient_dir: {held[split]:.1f} s for the {split} split, less than a clip of "
-                f"{clip_ms} ms: add recordings of speakers who are not in --data_dir"
+                f"`ambient_dir`: {held[split]:.1f} s for the {split} split, less than a clip of "
+                f"{clip_ms} ms: add recordings of speakers who are not in `data_dir`"
             )
 
 

@@ -83,15 +83,15 @@ class CorpusConfig:
     def __post_init__(self) -> None:
         words = self.wake_words
         if not words or not all(words) or len(set(words)) < len(words):
-            raise InputError(f"--wake_words={','.join(words)}: give one or more different labels")
+            raise InputError(f"`wake_words`={','.join(words)}: give one or more different labels")
         held_out = self.validation_percent, self.test_percent
         if not (min(held_out) >= 0 and sum(held_out) < 100):
             raise InputError(
-                f"--validation_percent={held_out[0]:g} --test_percent={held_out[1]:g}: "
+                f"`validation_percent`={held_out[0]:g} `test_percent`={held_out[1]:g}: "
                 "neither may be negative, and together they must stay below 100"
             )
         if self.clip_ms <= 0:
-            raise InputError(f"--clip_ms={self.clip_ms}: must be positive")
+            raise InputError(f"`clip_ms`={self.clip_ms}: must be positive")
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def _check_wake_words(
             close = difflib.get_close_matches(word, labels, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise InputError(
-                f"--wake_words={word}: no clips of this label in {', '.join(map(str, data_dirs))}; "
+                f"`wake_words`={word}: no clips of this label in {', '.join(map(str, data_dirs))}; "
                 f"the labels there are {few(labels, 20)}{hint}"
             )
 
@@ -304,12 +304,12 @@ def _check_splits(clips: Sequence[Clip], config: CorpusConfig, splits: Sequence[
         found = {split: counts[word, split] for split in splits}
         if not all(found.values()):
             listed = ", ".join(f"{split} {count}" for split, count in found.items())
-            what = f"--wake_words={word}: clips" if word else "negatives (other speech, noise)"
+            what = f"`wake_words`={word}: clips" if word else "negatives (other speech, noise)"
             if len(splits) == 1:
-                raise InputError(f"--data_dir: {what} are missing there; add some")
+                raise InputError(f"`data_dir`: {what} are missing there; add some")
             raise InputError(
                 f"{what} are missing from a split ({listed}); add clips of more speakers, "
-                "or change --validation_percent, --test_percent or the manifest's splits"
+                "or change `validation_percent`, `test_percent` or the manifest's splits"
             )
 
 

@@ -70,7 +70,7 @@ def list_recordings(data_dirs: Sequence[str]) -> tuple[list[Recording], list[str
       InputError: a folder or manifest is missing, empty or wrong.
     """
     if not data_dirs:
-        raise InputError("--data_dir: give the folder of your recordings")
+        raise InputError("`data_dir`: give the folder of your recordings")
     recordings: list[Recording] = []
     messages: list[str] = []
     for number, data_dir in enumerate(data_dirs, start=1):
@@ -96,7 +96,7 @@ def list_ambient(ambient_dirs: Sequence[str]) -> list[Recording]:
     for number, ambient_dir in enumerate(ambient_dirs, start=1):
         root = Path(ambient_dir)
         if not root.is_dir():
-            raise InputError(f"--ambient_dir={root}: no such folder")
+            raise InputError(f"`ambient_dir`={root}: no such folder")
         prefix = f"{AMBIENT_LABEL}/{number}/" if len(ambient_dirs) > 1 else f"{AMBIENT_LABEL}/"
         paths = [
             Path(folder, name)
@@ -106,7 +106,7 @@ def list_ambient(ambient_dirs: Sequence[str]) -> list[Recording]:
         ]
         if not paths:
             raise InputError(
-                f"--ambient_dir={root}: no audio of {', '.join(audio_file.SUFFIXES)} below it"
+                f"`ambient_dir`={root}: no audio of {', '.join(audio_file.SUFFIXES)} below it"
             )
         for path in sorted(paths):
             name = path.relative_to(root)
@@ -144,7 +144,7 @@ def fingerprints(
                 prints[recording.path] = result
     if bad and not skip_bad_audio:
         more = f" ({len(bad)} such files)" if len(bad) > 1 else ""
-        raise InputError(f"{next(iter(bad.values()))}, or pass --skip_bad_audio to go on{more}")
+        raise InputError(f"{next(iter(bad.values()))}, or pass `skip_bad_audio` to go on{more}")
     if bad:
         messages.append(f"{len(bad)} unreadable audio files skipped: {few(list(bad))}")
     return prints
@@ -157,14 +157,14 @@ def few(names: Sequence[str], most: int = 3) -> str:
 
 def _list_data_dir(root: Path, prefix: str, messages: list[str]) -> list[Recording]:
     if not root.is_dir():
-        raise InputError(f"--data_dir={root}: no such folder; give the folder of your recordings")
+        raise InputError(f"`data_dir`={root}: no such folder; give the folder of your recordings")
     if (root / _MANIFEST).is_file():
         recordings = list(_list_manifest(root, prefix))
     else:
         recordings = list(_list_folders(root, prefix, messages))
     if not recordings:
         raise InputError(
-            f"--data_dir={root}: no audio; expected <label>/<clips> of "
+            f"`data_dir`={root}: no audio; expected <label>/<clips> of "
             f"{', '.join(audio_file.SUFFIXES)}, or {_MANIFEST} with the columns path,label"
         )
     return recordings

@@ -229,7 +229,7 @@ def read_impulse_responses(folder: str | Path) -> NDArray[np.float32] | None:
         return None
     paths = [path for path in sorted(Path(folder).rglob("*")) if path.suffix in audio_file.SUFFIXES]
     if not paths:
-        raise InputError(f"--impulse_response_dir={folder}: no audio files there")
+        raise InputError(f"`impulse_response_dir`={folder}: no audio files there")
     return prepare_impulse_responses([audio_file.read(path) for path in paths])
 
 

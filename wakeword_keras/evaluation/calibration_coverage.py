@@ -229,7 +229,7 @@ def _set_warnings(found: Coverage) -> list[str]:
     missing = [label.label for label in found.labels if label.training and not label.calibration]
     if missing:
         warnings.append(
-            f"no calibration clip of {', '.join(missing)}: raise --calibration_clips or choose "
+            f"no calibration clip of {', '.join(missing)}: raise `calibration_clips` or choose "
             "the clips by label"
         )
     if found.mix_distance > MIX_LIMIT:
@@ -256,7 +256,7 @@ def _range_warnings(found: Coverage, outputs: Sequence[str]) -> list[str]:
         worst = max(outside, key=lambda t: t.outside)
         # Ranges start at the calibration clips' extremes: what clips those is fine-tuning's doing.
         if worst.outside_calibration > worst.outside / 2:
-            mend = "fine-tuning moved its values out of its range: lower --qat_learning_rate"
+            mend = "fine-tuning moved its values out of its range: lower `qat_learning_rate`"
         else:
             mend = "calibrate on more clips, as loud and varied as these"
         warnings.append(

@@ -213,7 +213,7 @@ def _on_device(
     models: RunModels, features: NDArray[np.float32]
 ) -> tuple[on_tflite_micro.MicroCheck, ...]:
     if not on_tflite_micro.installed():
-        print("no TFLite Micro: pip install 'wakeword_keras[firmware]', then tools.evaluate")
+        print("no TFLite Micro: pip install 'wakeword_keras[firmware]', then evaluate again")
         return ()
     spread = np.linspace(0, len(features) - 1, min(on_tflite_micro.CLIPS, len(features)), dtype=int)
     clips = np.asarray(features[spread], np.float32)

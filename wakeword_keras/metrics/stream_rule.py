@@ -49,15 +49,15 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         if self.stride_ms < 1:
-            raise InputError(f"stride_ms={self.stride_ms}: must be at least 1")
+            raise InputError(f"`stride_ms`={self.stride_ms}: must be at least 1")
         if self.average_ms < 1 or self.average_ms % self.stride_ms:
             raise InputError(
-                f"average_ms={self.average_ms}: must be a multiple of stride_ms={self.stride_ms}"
+                f"`average_ms`={self.average_ms}: not a multiple of `stride_ms`={self.stride_ms}"
             )
         if self.windows > MOST_WINDOWS:
-            raise InputError(f"average_ms={self.average_ms}: at most {MOST_WINDOWS} strides")
+            raise InputError(f"`average_ms`={self.average_ms}: at most {MOST_WINDOWS} strides")
         if self.refractory_ms < 0:
-            raise InputError(f"refractory_ms={self.refractory_ms}: must not be negative")
+            raise InputError(f"`refractory_ms`={self.refractory_ms}: must not be negative")
 
     @property
     def windows(self) -> int:

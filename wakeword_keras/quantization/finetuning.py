@@ -29,9 +29,9 @@ class QatConfig:
 
     def __post_init__(self) -> None:
         if self.qat_epochs < 1:
-            raise InputError(f"--qat_epochs={self.qat_epochs}: must be at least 1")
+            raise InputError(f"`qat_epochs`={self.qat_epochs}: must be at least 1")
         if not self.qat_learning_rate > 0:
-            raise InputError(f"--qat_learning_rate={self.qat_learning_rate}: must be positive")
+            raise InputError(f"`qat_learning_rate`={self.qat_learning_rate}: must be positive")
 
 
 def finetune(

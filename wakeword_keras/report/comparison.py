@@ -75,7 +75,7 @@ def read(directories: Sequence[str]) -> tuple[ComparedRun, ...]:
     """
     paths = [Path(directory) for directory in directories]
     if len(paths) < 2 or len({path.resolve() for path in paths}) < len(paths):
-        raise InputError("--compare: give two or more different run directories behind it")
+        raise InputError("nothing to compare: give two or more different run directories")
     names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
@@ -89,15 +89,15 @@ def _read(path: Path, name: str) -> ComparedRun:
     found = [p for p in (path / "report" / "report.json", path / "report.json") if p.is_file()]
     if not found:
         raise InputError(
-            f"--compare: {path} holds no report; finish the run with "
-            f"python -m tools.train --flagfile={path / 'run.flags'}, or name another directory"
+            f"{path} holds no report: finish the run (its settings: {path / 'run.flags'}), "
+            "or name another directory"
         )
     report = _json(found[0])
     missing = [model for model in MODELS if model not in report.get("models", {})]
     if missing or "quantization_error" not in report:
         raise InputError(
-            f"--compare: {found[0]} lacks {missing[0] if missing else 'quantization_error'}; "
-            f"make it again with python -m tools.evaluate --run_dir={path}"
+            f"{found[0]} lacks {missing[0] if missing else 'quantization_error'}; "
+            "evaluate that run again"
         )
     settings = _json(path / "run.json").get("config", {})
     return ComparedRun(name, report, settings, _json(path / "corpus.json").get("sha256", ""))
@@ -109,24 +109,22 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise InputError(
-            f"--compare: {path} is not JSON; make it again with tools.evaluate"
-        ) from error
+        raise InputError(f"{path} is not JSON: evaluate that run again") from error
 
 
 def _check_same_clips(path: Path, run: ComparedRun, other_path: Path, other: ComparedRun) -> None:
     words, other_words = (r.report["wake_words"] for r in (run, other))
     if words != other_words:
         raise InputError(
-            f"--compare: {path} detects {', '.join(words)} and {other_path} "
+            f"{path} detects {', '.join(words)} and {other_path} "
             f"{', '.join(other_words)}; compare runs of the same wake words"
         )
     if not _same_clips(run, other):
         counts = [f"{r.report['models']['int8']['clips']} clips" for r in (run, other)]
         raise InputError(
-            f"--compare: {path} and {other_path} were not measured on the same test clips "
+            f"{path} and {other_path} were not measured on the same test clips "
             f"({counts[0]} and {counts[1]}); measure both on the same recordings with "
-            "python -m tools.evaluate --run_dir=RUN --data_dir=DIR --report_dir=OUT, then "
+            "a report each (`run_dir`, `data_dir`, `report_dir`), then "
             "compare the OUT folders"
         )
 

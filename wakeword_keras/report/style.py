@@ -69,7 +69,7 @@ def to_svg(figure: Figure, name: str) -> str:
       name: distinct on the page; keeps the ids of several pictures apart.
 
     Returns:
-      SVG text whose ink and rules are the CSS variables --ink and --rule.
+      SVG text whose ink and rules are CSS variables.
     """
     buffer = io.StringIO()
     # Text as outlines: the page shows the same letters on every machine.

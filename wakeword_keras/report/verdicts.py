@@ -126,7 +126,7 @@ def false_accepts(streams: StreamReport | None) -> Verdict:
     """INT8's false accepts per hour on test streams against the budget."""
     line = "false accepts"
     if streams is None:
-        detail = "No stream was heard: train with --ambient_dir to know."
+        detail = "No stream was heard: train with ambient audio to know."
         return Verdict(line, "open", "False accepts per hour not measured", detail)
     budget, test = streams.max_false_accepts_per_hour, streams.models["int8"].test
     # None in too few hours shows less than it seems: the upper bound has to keep the budget.
@@ -187,7 +187,7 @@ def same_on_device(checks: Sequence[MicroCheck]) -> Verdict:
     """Whether TFLite Micro gives what the reference kernels gave, on which the report rests."""
     found = next((check for check in checks if check.model == "int8"), None)
     if found is None:
-        detail = "Needs: pip install 'wakeword_keras[firmware]', then tools.evaluate."
+        detail = "Needs: pip install 'wakeword_keras[firmware]', then evaluate again."
         return Verdict("device", "open", "Not run on TFLite Micro", detail)
     if found.refused:
         return Verdict("device", "poor", "TFLite Micro cannot run the model", f"{found.refused}.")

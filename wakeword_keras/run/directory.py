@@ -20,7 +20,8 @@ class RunDirectory:
 
     Args:
       directory: made if it does not exist.
-      settings: by flag name, everything that decides what the run computes; plain JSON types.
+      settings: by "name" or "part.name", everything that decides what the run computes; plain JSON
+        types.
       stages: names in their order.
 
     Raises:
@@ -89,6 +90,6 @@ def _check_same(before: dict, now: dict, run_dir: Path) -> None:
     if differing:
         name = differing[0]
         raise InputError(
-            f"{run_dir} holds a run with --{name}={before.get(name)}, not {now[name]}: "
-            "give another --run_dir, or the flags in its run.flags"
+            f"{run_dir} holds a run with `{name}`={before.get(name)}, not {now[name]}: "
+            "give another `run_dir`, or the settings in its run.flags"
         )

@@ -48,12 +48,12 @@ def evaluate(
     """
     out = Path(out_dir)
     if out.resolve() in (Path(config.run_dir).resolve(), Path(config.run_dir, "report").resolve()):
-        raise InputError(f"--report_dir={out}: the run's own report lies there; name another")
+        raise InputError(f"`report_dir`={out}: the run's own report lies there; name another")
     chosen = _chosen(config.run_dir)
     if ambient_dirs and not chosen.streams:
         raise InputError(
-            f"--ambient_dir: {config.run_dir} has no threshold for streams; train a run with "
-            "--ambient_dir, or evaluate on --data_dir alone"
+            f"`ambient_dir`: {config.run_dir} has no threshold for streams; train a run with "
+            "`ambient_dir`, or evaluate on `data_dir` alone"
         )
     corpus = read_corpus(data_dirs, config.corpus, only=TEST)
     run, shards, models = pipeline.open_finished(config)
@@ -82,18 +82,15 @@ def _chosen(run_dir: str) -> Chosen:
     path = Path(run_dir, "report", "report.json")
     if not path.is_file():
         raise InputError(
-            f"--run_dir={run_dir} holds no report; finish the run with "
-            f"python -m tools.train --flagfile={Path(run_dir, 'run.flags')}"
+            f"`run_dir`={run_dir} holds no report: repeat the command that began the run "
+            f"(its settings: {Path(run_dir, 'run.flags')})"
         )
     said = json.loads(path.read_text())
     try:
         streams = stream_evaluation.of_report(said["streams"]) if "streams" in said else {}
         return Chosen(thresholds.of_report(said), streams)
     except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is of an earlier version; make it again with "
-            f"python -m tools.evaluate --run_dir={run_dir}"
-        ) from error
+        raise InputError(f"{path} is of an earlier version: evaluate {run_dir} again") from error
 
 
 def _unheard(corpus: Corpus, shards: Shards) -> Corpus:
@@ -117,7 +114,7 @@ def _unheard(corpus: Corpus, shards: Shards) -> Corpus:
     for word in (*corpus.wake_words, None):
         if not any(clip.label == word if word else clip.group != POSITIVE for clip in kept):
             raise InputError(
-                f"--data_dir: {message}; no clip of {word or 'other sounds'} is left: add others"
+                f"`data_dir`: {message}; no clip of {word or 'other sounds'} is left: add others"
             )
     return dataclasses.replace(
         corpus,

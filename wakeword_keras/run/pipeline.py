@@ -1,6 +1,5 @@
 """The whole line, stage by stage, in a run directory; a stage that is done is not run again."""
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -48,9 +47,6 @@ TFLITE_FILES = {
 # The models again as ONNX: name, file and the TFLite file they are translated from.
 ONNX_FILES = {"fp32_onnx": "model_fp32.onnx", "int8_onnx": "model_int8.onnx"}
 _TRANSLATED_FROM = {"fp32_onnx": "fp32_tflite", "int8_onnx": "int8"}
-# A setting's name is its flag's: the field's, behind its part's prefix unless the parts share it.
-PREFIXES = {"synthesis": "synthetic_", "frontend": "frontend_"}
-SHARED = ("clip_ms",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +90,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.calibration_clips < 1:
-            raise InputError(f"--calibration_clips={self.calibration_clips}: must be at least 1")
+            raise InputError(f"`calibration_clips`={self.calibration_clips}: must be at least 1")
         budget = self.max_false_accepts_per_hour
         if not 0 < budget < math.inf:
-            raise InputError(f"--max_false_accepts_per_hour={budget:g}: must be above 0")
+            raise InputError(f"`max_false_accepts_per_hour`={budget:g}: must be above 0")
 
 
 def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> None:
@@ -112,7 +108,7 @@ def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> N
       InputError: something given is wrong: the message names it and the mend.
     """
     keras.utils.set_random_seed(config.seed)
-    run = RunDirectory(config.run_dir, _flat(config), STAGES)
+    run = RunDirectory(config.run_dir, _settings(config), STAGES)
     for stage in again:
         run.record["stages"].pop(stage, None)
     if flagfile:
@@ -140,12 +136,12 @@ def open_finished(config: RunConfig) -> tuple[RunDirectory, Shards, RunModels]:
     Raises:
       InputError: a stage is missing, or the run is of another configuration.
     """
-    run = RunDirectory(config.run_dir, _flat(config), STAGES)
+    run = RunDirectory(config.run_dir, _settings(config), STAGES)
     missing = [stage for stage in STAGES if not run.done(stage)]
     if missing:
         raise InputError(
             f"{config.run_dir} is not finished, {missing[0]} is not done: "
-            f"python -m tools.train --flagfile={run.path('run.flags')}"
+            f"repeat the command that began it (its settings: {run.path('run.flags')})"
         )
     shards = _corpus(run, config)
     fp32 = _fp32(run, config, shards)
@@ -179,7 +175,7 @@ def _corpus(run: RunDirectory, config: RunConfig) -> Shards:
         if run.record.setdefault("data_sha256", corpus.sha256) != corpus.sha256:
             raise InputError(
                 f"the recordings are not those that {config.run_dir} was made from: "
-                "put them back, or give another --run_dir"
+                "put them back, or give another `run_dir`"
             )
         write_json(run.path("corpus.json"), corpus.summary() | {"sha256": corpus.sha256})
         if corpus.streams:
@@ -311,7 +307,7 @@ def _export(
 def _export_onnx(run: RunDirectory) -> None:
     if not translate.installed():
         print(
-            "ONNX: not exported: pip install 'wakeword_keras[onnx]', then tools.export", flush=True
+            "ONNX: not exported: pip install 'wakeword_keras[onnx]', then export again", flush=True
         )
         return
     for name, source in _TRANSLATED_FROM.items():
@@ -369,17 +365,12 @@ def _firmware(run: RunDirectory, config: RunConfig, findings: Findings) -> None:
         )
 
 
-def _flat(config: RunConfig) -> dict:
-    """Every setting that decides what a run computes, as JSON gives it back."""
+def _settings(config: RunConfig) -> dict:
+    """Every setting that decides what a run computes, by "name" or "part.name", as JSON has it."""
     settings: dict[str, object] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            prefix = PREFIXES.get(field.name, "")
-            settings |= {
-                name if name in SHARED else prefix + name: setting
-                for name, setting in asdict(value).items()  # type: ignore[arg-type]
-            }
-        elif field.name not in ("run_dir", "cache_dir"):
-            settings[field.name] = value
+    for name, value in asdict(config).items():
+        if isinstance(value, dict):
+            settings |= {f"{name}.{field}": setting for field, setting in value.items()}
+        elif name not in ("run_dir", "cache_dir"):
+            settings[name] = value
     return json.loads(json.dumps(settings))

@@ -61,7 +61,7 @@ def load_detector(model: str | Path, threshold_probability: float | None = None)
       InputError: no such model, or no threshold to go by.
     """
     if threshold_probability is not None and not 0 < threshold_probability < 1:
-        raise InputError(f"threshold_probability={threshold_probability}: must lie in (0, 1)")
+        raise InputError(f"`threshold_probability`={threshold_probability}: must lie in (0, 1)")
     path = Path(model)
     if path.is_dir():
         manifest = bundle.read_manifest(path)
@@ -76,7 +76,7 @@ def load_detector(model: str | Path, threshold_probability: float | None = None)
     if threshold_probability is not None:
         threshold = threshold_probability
     if threshold is None:
-        raise InputError(f"{path}: a bare model has no threshold: give threshold_probability")
+        raise InputError(f"{path}: a bare model has no threshold: give `threshold_probability`")
     scorer = tflite_scorer(path, kernels="optimized")
     return Detector(scorer, wake_words, frontend, described["input"]["shape"][1], threshold)
 

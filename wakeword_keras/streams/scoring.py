@@ -154,7 +154,7 @@ def split_audio(shards: Shards, streams: Iterable[Clip], split: str) -> SplitAud
     if not found.positives:
         raise InputError(f"the {split} split has no wake word to miss: add recordings or speakers")
     if not found.hours:
-        raise InputError(f"the {split} split has no ambient audio: give --ambient_dir")
+        raise InputError(f"the {split} split has no ambient audio: give `ambient_dir`")
     return found
 
 
@@ -214,7 +214,7 @@ def score(
         hearing = hearings[name] = _Hearing(models[name], logits, unscored)
         quick = hearing.sums(ear.config, 0.0)[: len(heard.streams)]
         if not any(map(len, quick)):
-            raise InputError(f"--ambient_dir: the {heard.split} streams are shorter than a window")
+            raise InputError(f"`ambient_dir`: the {heard.split} streams are shorter than a window")
         _, hearing.useful = stream_rule.budget_range(
             quick, most_useful, ear.config.refractory_steps
         )

@@ -35,7 +35,7 @@ def stream_windows(
     """
     if stride_ms % frontend.step_ms:
         raise InputError(
-            f"stride_ms={stride_ms}: must be a multiple of the front end's {frontend.step_ms} ms"
+            f"`stride_ms`={stride_ms}: must be a multiple of the front end's {frontend.step_ms} ms"
         )
     stride = stride_ms // frontend.step_ms
     stream = StreamingFrontend(frontend)

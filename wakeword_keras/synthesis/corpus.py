@@ -96,7 +96,7 @@ class SynthesisConfig:
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise InputError(f"synthesis: {name}={value}, but it must be {low} to {high}")
+                raise InputError(f"`synthesis.{name}`={value}: must be {low} to {high}")
 
     @property
     def counts(self) -> dict[str, int]:
@@ -354,8 +354,8 @@ def synthesize(phrase: str, out_dir: str, config: SynthesisConfig = SynthesisCon
     needed_ms = clip_ms_needed(_longest_ms(tts, words, script.voices))
     if needed_ms > config.clip_ms:
         raise InputError(
-            f"--clip_ms={config.clip_ms} is too short for {phrase!r}, which takes up to "
-            f"{needed_ms} ms: give --clip_ms={needed_ms} or more"
+            f"`clip_ms`={config.clip_ms} is too short for {phrase!r}, which takes up to "
+            f"{needed_ms} ms: give `clip_ms`={needed_ms} or more"
         )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -104,8 +104,8 @@ def phrase_label(phrase: str) -> str:
     if foreign or not letters:
         fault = f"the letter {foreign[0]!r}" if foreign else "no letter"
         raise InputError(
-            f"--wake_phrase={phrase!r} has {fault}; give one or more words "
-            "in Latin letters, as in --wake_phrase='hey jarvis'"
+            f"`wake_phrase`={phrase!r} has {fault}; give one or more words "
+            "in Latin letters, as in `wake_phrase`='hey jarvis'"
         )
     plain = unicodedata.normalize("NFKD", phrase).encode("ascii", "ignore").decode().lower()
     label = "_".join(re.findall(r"[a-z0-9]+", plain.replace("'", "")))
@@ -259,6 +259,6 @@ def without_phrase(tts: Espeak, phrase: str, voice: str, draw: Callable[[], Line
         if not phonetics.contains(heard, target):
             return line
     raise InputError(
-        f"--wake_phrase={phrase!r} is too short to be told from other speech; "
+        f"`wake_phrase`={phrase!r} is too short to be told from other speech; "
         "take a longer one, best of three syllables or more"
     )

@@ -48,9 +48,9 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("batch", "echo", "shuffle"):
             if getattr(self, name) < 1:
-                raise InputError(f"--{name}={getattr(self, name)}: must be at least 1")
+                raise InputError(f"`{name}`={getattr(self, name)}: must be at least 1")
         if self.echo > self.batch:
-            raise InputError(f"--echo={self.echo}: must be at most --batch={self.batch}")
+            raise InputError(f"`echo`={self.echo}: must be at most `batch`={self.batch}")
 
     @property
     def fresh(self) -> int:

@@ -76,7 +76,7 @@ class DetectionMetrics(keras.callbacks.Callback):
         if not np.isfinite(logits).all():
             raise InputError(
                 f"epoch {epoch + 1}: training diverged, a logit is not finite: "
-                "lower --learning_rate"
+                "lower `learning_rate`"
             )
         words = [(logits[:, word], self._labels[:, word]) for word in range(self._labels.shape[1])]
         auc = [detection.roc_auc(scores, labels) for scores, labels in words]
@@ -210,7 +210,7 @@ class KeepBest(keras.callbacks.Callback):
         best = self.best_epoch()
         if best is None:
             raise InputError(
-                f"{self._history.path} holds no epoch: train with --epochs of 1 or more"
+                f"{self._history.path} holds no epoch: train for at least one of `epochs`"
             )
         self._kept.load_weights(self._path(best))
 

@@ -42,12 +42,14 @@ class LossConfig:
     def __post_init__(self) -> None:
         if self.class_weights and self.alpha is not None:
             raise InputError(
-                f"--class_weights and --alpha={self.alpha} both weigh the positives: give only one"
+                f"`class_weights` and `alpha`={self.alpha} both weigh the positives: give only one"
             )
         try:
             self.build()
         except ValueError as error:
-            raise InputError(f"--{error}") from error
+            # The loss is a researcher's too: its message begins with the argument's name.
+            name, _, fault = str(error).partition(" ")
+            raise InputError(f"`{name}` {fault}") from error
 
     def build(self) -> keras.losses.Loss:
         """The Keras loss."""
@@ -77,11 +79,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "patience"):
             if getattr(self, name) < 1:
-                raise InputError(f"--{name}={getattr(self, name)}: must be at least 1")
+                raise InputError(f"`{name}`={getattr(self, name)}: must be at least 1")
         if not self.learning_rate > 0:
-            raise InputError(f"--learning_rate={self.learning_rate}: must be positive")
+            raise InputError(f"`learning_rate`={self.learning_rate}: must be positive")
         if not self.weight_decay >= 0:
-            raise InputError(f"--weight_decay={self.weight_decay}: must not be negative")
+            raise InputError(f"`weight_decay`={self.weight_decay}: must not be negative")
 
 
 @dataclass(frozen=True)
