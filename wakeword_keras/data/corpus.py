@@ -69,7 +69,8 @@ class CorpusConfig:
 
     Attributes:
       wake_words: labels of the wake words, in the order of the model's outputs.
-      validation_percent, test_percent: share of the speakers, in [0, 100), together below 100.
+      validation_percent: percent of the speakers that validate, below 100.
+      test_percent: percent of the speakers that test; with validation_percent below 100.
       clip_ms: length of a clip in milliseconds; longer negatives are cut into such pieces.
       skip_bad_audio: go on without files that cannot be decoded, instead of raising.
     """

@@ -20,7 +20,7 @@ class QatConfig:
     """The QAT stage.
 
     Attributes:
-      qat_epochs: passes over the training clips.
+      qat_epochs: passes over the training clips while QAT fine-tunes.
       qat_learning_rate: peak of the schedule, a small fraction of the FP32 stage's.
     """
 

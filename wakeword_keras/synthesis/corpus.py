@@ -67,8 +67,8 @@ class SynthesisConfig:
     """What to synthesise.
 
     Attributes:
-        clip_ms: length of a clip, milliseconds; a positive holds the whole phrase.
-        voices: accents crossed with variants, at least 3.
+        clip_ms: length of a clip in milliseconds; a positive holds the whole phrase.
+        voices: voices that speak, accents crossed with variants; at least 3.
         positives: clips of the wake phrase over all splits, at least 3 as for all counts.
         similar: clips that sound like it.
         speech: clips of other words and sentences.
