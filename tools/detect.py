@@ -21,9 +21,7 @@ _THRESHOLD = flags.DEFINE_float(
     None,
     "a wake word is detected from this probability on, 0 to 1; the bundle's own if not given",
 )
-_STRIDE = flags.DEFINE_integer(
-    "stride_ms", _DEFAULT.stride_ms, "milliseconds between two scores"
-)
+_STRIDE = flags.DEFINE_integer("stride_ms", _DEFAULT.stride_ms, "milliseconds between two scores")
 _AVERAGE = flags.DEFINE_integer(
     "average_ms", _DEFAULT.average_ms, "milliseconds over which scores are averaged"
 )
