@@ -152,7 +152,7 @@ def read_corpus(data_dirs: Sequence[str], config: CorpusConfig, only: str | None
     that is several times in a split under one label stays once. Equality is of decoded samples.
 
     Args:
-      data_dirs: folders in one of the two layouts of the module's docstring; they are merged.
+      data_dirs: folders in one of the two layouts that recordings.py names; they are merged.
       config: wake words, splits and clip length.
       only: a split that every clip is put into, whatever a manifest says; None for all three.
 

@@ -48,12 +48,13 @@ def finetune(
     whose *quantized* form is best. Ranges and batch-norm statistics stay as they are.
 
     Args:
-      qat: model from `scheme.quantize`, calibrated by `calibration.calibrate`, changed in place.
+      qat: model from `fake_quantize.quantize`, calibrated by `calibration.calibrate`; changed in
+        place.
       fp32: the float model it was made from, whose logits it learns; stays as it is.
       data: as in the FP32 stage.
       loss: of the FP32 stage, logged for comparison.
       config: how long and how fast.
-      directory: as in `training.train`.
+      directory: as in `loop.train`.
     """
     schedule = loop.Schedule(
         epochs=config.qat_epochs,

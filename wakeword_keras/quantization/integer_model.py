@@ -57,7 +57,7 @@ def device_model(qat: keras.Model, fp32: keras.Model) -> keras.Model:
     Batch norm and ranges stand still, as they do in the exported file. Training it trains `qat`.
 
     Args:
-      qat: model from `scheme.quantize(fp32, ...)`.
+      qat: model from `fake_quantize.quantize(fp32, ...)`.
       fp32: the float model it was made from: its layers say what TFLite fuses.
 
     Returns:
