@@ -1,8 +1,8 @@
 """The QAT stage: the INT8 model learns to give the FP32 model's logits.
 
-What is trained is the device's own arithmetic (`device`), what it learns is the difference that the
-report will measure: the labels have had their say in the FP32 stage, and learning them again moves
-the weights for reasons that have nothing to do with quantization.
+What is trained is the device's own arithmetic (`integer_model`), what it learns is the difference
+that the report will measure: the labels have had their say in the FP32 stage, and learning them
+again moves the weights for reasons that have nothing to do with quantization.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
 """The QAT model as the device computes it: forward in the kernels' arithmetic, gradients straight.
 
-Fake quantization rounds every tensor once, in float32; kernels round several times (`kernels`). In
-a deep network two such arithmetics drift apart by several steps of the output, although no layer
-differs by more than one. So what is trained and judged is this model, and what is exported
-has no other arithmetic: nothing is left to go wrong between QAT and INT8.
+Fake quantization rounds every tensor once, in float32; kernels round several times
+(`int8_kernels`). In a deep network two such arithmetics drift apart by several steps of the output,
+although no layer differs by more than one. So what is trained and judged is this model, and what is
+exported has no other arithmetic: nothing is left to go wrong between QAT and INT8.
 
 A kernel that is not known here keeps its fake quantization: a Dense layer with a batch norm behind
 it, and a batch norm behind no layer with weights.
