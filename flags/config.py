@@ -40,6 +40,8 @@ class _OptionalFloat(flags.ArgumentParser):
 def define(config: type, prefix: str = "") -> None:
     """Define a flag for every field of a dataclass; a flag defined already is shared.
 
+    A field without an entry in the docstring's "Attributes:" section is a KeyError.
+
     Args:
       config: the dataclass.
       prefix: put before the fields' names where they alone would not say what they belong to.
@@ -50,7 +52,7 @@ def define(config: type, prefix: str = "") -> None:
         name = flag_name(field.name, prefix)
         if name in flags.FLAGS or dataclasses.is_dataclass(hints[field.name]):
             continue
-        _define_flag(name, hints[field.name], field.default, help_texts.get(field.name, ""))
+        _define_flag(name, hints[field.name], field.default, help_texts[field.name])
 
 
 def read(config: type[Config], prefix: str = "", **given: object) -> Config:

@@ -27,7 +27,7 @@ from wakeword_keras.tflite.scorers import Scorer, tflite_scorer
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "times each is measured", lower_bound=1)
 _CLIPS = flags.DEFINE_integer("clips", 1000, "test clips to score, at most", lower_bound=1)
-_JSON = flags.DEFINE_string("json", None, "file for the figures")
+_JSON = flags.DEFINE_string("json", None, "file to write the figures to, as JSON")
 _MODELS = {
     "int8": ("model_int8.tflite", "reference"),
     "fp32_tflite": ("model_fp32.tflite", "xnnpack"),

@@ -24,7 +24,7 @@ from wakeword_keras.training import batches
 from wakeword_keras.training.trainer import MonitoredModel
 
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "times each of the two is measured", lower_bound=1)
-_JSON = flags.DEFINE_string("json", None, "file for the figures")
+_JSON = flags.DEFINE_string("json", None, "file to write the figures to, as JSON")
 _WARM_UP = 2  # epochs
 
 

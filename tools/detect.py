@@ -19,12 +19,16 @@ _MODEL = flags.DEFINE_string("model", None, "firmware folder of a run, or an int
 _THRESHOLD = flags.DEFINE_float(
     "threshold_probability",
     None,
-    "a wake word is heard from here on; the bundle's own if not given",
+    "a wake word is detected from this probability on, 0 to 1; the bundle's own if not given",
 )
-_STRIDE = flags.DEFINE_integer("stride_ms", _DEFAULT.stride_ms, "time between two scores")
-_AVERAGE = flags.DEFINE_integer("average_ms", _DEFAULT.average_ms, "scores are averaged over this")
+_STRIDE = flags.DEFINE_integer("stride_ms", _DEFAULT.stride_ms, "milliseconds between two scores")
+_AVERAGE = flags.DEFINE_integer(
+    "average_ms", _DEFAULT.average_ms, "milliseconds over which scores are averaged"
+)
 _REFRACTORY = flags.DEFINE_integer(
-    "refractory_ms", _DEFAULT.refractory_ms, "silence after a detection"
+    "refractory_ms",
+    _DEFAULT.refractory_ms,
+    "milliseconds after a detection in which nothing is detected",
 )
 flags.mark_flag_as_required("model")
 

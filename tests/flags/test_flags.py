@@ -15,6 +15,19 @@ from wakeword_keras.errors import InputError
 from wakeword_keras.run import pipeline
 from wakeword_keras.training.loop import LossConfig
 
+# What a number is counted in, or the range of one that is a share.
+UNIT = re.compile(
+    r"\b(milliseconds|Hz|dB|percent|per hour|0 to (below )?1|passes|epochs|clips|frames|channels|"
+    r"masks|voices|threads|steps|times)\b"
+)
+UNIT_OF_SUFFIX = {
+    "ms": "milliseconds", "hz": "Hz", "db": "dB", "percent": "percent", "hour": "per hour",
+    "probability": "0 to 1", "epochs": "passes", "clips": "clips", "frames": "frames",
+    "channels": "channels",
+}  # fmt: skip
+NO_UNIT = {
+    "gamma", "seed", "synthetic_seed", "learning_rate", "qat_learning_rate", "weight_decay",
+}  # fmt: skip
 RECIPES = sorted(Path(config.__file__).parent.glob("*.flags"))
 PARTS = {"": pipeline.RunConfig, **run_flags.PARTS}
 SETTINGS = [
@@ -44,15 +57,55 @@ def command_line():
 
 
 @pytest.mark.parametrize(("part", "field"), SETTINGS, ids=IDS)
-def test_every_setting_has_a_flag_with_its_default_and_a_help_text(part, field):
+def test_every_setting_has_a_flag_with_its_default(part, field):
     flag = flags.FLAGS[config.flag_name(field.name, config.PREFIXES.get(part, ""))]
     default = None if field.default is dataclasses.MISSING else field.default
     if isinstance(flag.default, list):
         assert tuple(flag.default) == (default or ())
     else:
         assert flag.default == default
-    assert len(flag.help) > 10
-    assert flag.help.count(". ") < 4  # of this setting alone, not of the next ones too
+
+
+def _flags_of_the_tools():
+    """(name, whether it is a number, help) of every flag that is written in a tool.
+
+    Read from the source: the benchmarks share flags' names, so one process cannot import them all.
+    """
+    for path in sorted(Path(train.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("flags.DEFINE_"):
+                kind = ast.unparse(node.func).removeprefix("flags.DEFINE_")
+                name, _, text = node.args
+                yield name.value, kind in ("integer", "float"), text.value
+
+
+def _flags_of_a_run():
+    for flag in map(flags.FLAGS.__getitem__, IDS):
+        yield flag.name, re.search("number|integer", flag.parser.syntactic_help), flag.help
+
+
+EVERY_FLAG = [*_flags_of_a_run(), *_flags_of_the_tools()]
+
+
+@pytest.mark.parametrize(("name", "number", "text"), EVERY_FLAG, ids=[f[0] for f in EVERY_FLAG])
+def test_every_flag_has_a_help_text_with_its_unit(name, number, text):
+    assert len(text) > 10
+    assert "no help" not in text
+    assert text.count(". ") < 4  # of this flag alone, not of the next ones too
+    assert UNIT_OF_SUFFIX.get(name.rpartition("_")[2], "") in text
+    if number and name not in NO_UNIT:
+        assert UNIT.search(text), text
+
+
+def test_a_field_without_a_help_text_is_refused():
+    @dataclasses.dataclass
+    class Config:
+        """Nothing is said of its field."""
+
+        a_field_of_no_other_config: int = 1
+
+    with pytest.raises(KeyError, match="a_field_of_no_other_config"):
+        config.define(Config)
 
 
 def test_a_default_is_written_once():

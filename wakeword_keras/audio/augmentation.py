@@ -28,15 +28,19 @@ class AugmentConfig:
     """How far training clips are varied. Ranges are drawn from uniformly.
 
     Attributes:
-      background_probability: share of clips mixed with background.
-      snr_low_db, snr_high_db: RMS of the clip over RMS of the background.
-      gain_low_db, gain_high_db: applied to the mix.
-      shift_ms: a clip moves by up to this much either way; zeros fill in.
-      reverberation_probability: share of clips convolved with an impulse response, if any.
-      warmup_ms: background that the front end hears before a warmed clip; a multiple of 10.
-      warmup_probability: share of clips warmed; these always carry background.
-      time_masks, time_mask_frames: how many SpecAugment time masks, and the widest.
-      frequency_masks, frequency_mask_channels: the same over channels.
+      background_probability: share of clips mixed with background, 0 to 1.
+      snr_low_db: lowest ratio of the clip's RMS to the background's, in dB.
+      snr_high_db: highest ratio of the clip's RMS to the background's, in dB.
+      gain_low_db: lowest gain of the mix, in dB.
+      gain_high_db: highest gain of the mix, in dB.
+      shift_ms: milliseconds that a clip moves at most, either way; zeros fill in.
+      reverberation_probability: share of clips convolved with an impulse response, if any, 0 to 1.
+      warmup_ms: milliseconds of background before a warmed clip; a multiple of 10.
+      warmup_probability: share of clips warmed, 0 to 1; these always carry background.
+      time_masks: SpecAugment masks over time, for each clip.
+      time_mask_frames: frames that the widest mask over time takes.
+      frequency_masks: SpecAugment masks over channels, for each clip.
+      frequency_mask_channels: channels that the widest mask over channels takes.
 
     Raises:
       InputError: on a probability outside [0, 1], an empty range or a negative size.

@@ -38,9 +38,15 @@ LOG_MEL_HIGH_DB = 50.0
 
 @dataclass(frozen=True)
 class FrontendConfig:
-    """Which front end, and its frames: window and step in ms, channels, band in Hz.
+    """Which front end turns audio into frames, and their shape.
 
-    "micro" is fixed, as the device's is; only "log_mel" can be shaped.
+    Attributes:
+      kind: "micro" is the device's, with every number below fixed; only "log_mel" can be shaped.
+      window_ms: milliseconds of audio under one frame.
+      step_ms: milliseconds from one frame's start to the next one's.
+      channels: mel channels of a frame.
+      low_hz: lower edge of the lowest channel, in Hz.
+      high_hz: upper edge of the highest channel, in Hz.
 
     Raises:
       InputError: on a value that the front end cannot have.

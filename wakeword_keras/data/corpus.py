@@ -69,7 +69,8 @@ class CorpusConfig:
 
     Attributes:
       wake_words: labels of the wake words, in the order of the model's outputs.
-      validation_percent, test_percent: share of the speakers, in [0, 100), together below 100.
+      validation_percent: percent of the speakers that validate, below 100.
+      test_percent: percent of the speakers that test; with validation_percent below 100.
       clip_ms: length of a clip in milliseconds; longer negatives are cut into such pieces.
       skip_bad_audio: go on without files that cannot be decoded, instead of raising.
     """
@@ -151,7 +152,7 @@ def read_corpus(data_dirs: Sequence[str], config: CorpusConfig, only: str | None
     that is several times in a split under one label stays once. Equality is of decoded samples.
 
     Args:
-      data_dirs: folders in one of the two layouts of the module's docstring; they are merged.
+      data_dirs: folders in one of the two layouts that recordings.py names; they are merged.
       config: wake words, splits and clip length.
       only: a split that every clip is put into, whatever a manifest says; None for all three.
 

@@ -29,7 +29,7 @@ _ARENA_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class MicroCheck:
-    """One INT8 file on TFLite Micro against `tflite_file.device_kernels` (BUILTIN_REF but for SUM).
+    """One INT8 file on TFLite Micro against `flatbuffer.device_kernels` (BUILTIN_REF but for SUM).
 
     Attributes:
       model: name.

@@ -76,7 +76,7 @@ def write_bundle(
       clip_ms: length of the audio that one input covers.
       threshold_logit: of one clip: the decision is `logit >= threshold_logit`, for every wake word.
       hashes: sha256 of what the model came from (corpus, configuration), by name; copied as is.
-      stream_sum: threshold in a stream, of `events.probability_sums`; that of a clip if None.
+      stream_sum: threshold in a stream, of `stream_rule.probability_sums`; that of a clip if None.
       listening: stride, average and refractory time; the defaults if None.
 
     Raises:

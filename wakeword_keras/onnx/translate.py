@@ -1,7 +1,7 @@
 """ONNX files out of TFLite files: the same weights and scales, operator by operator.
 
 Both kinds come from the file that ships, so an INT8 ONNX model holds the very integers of the
-TFLite one (QDQ form, see `onnx_graph`), and the float one its folded batch norms.
+TFLite one (QDQ form, see `onnx.graph`), and the float one its folded batch norms.
 """
 
 import importlib.util
@@ -24,8 +24,8 @@ def from_tflite(content: bytes) -> bytes:
     """Translate a TFLite model, float32 or INT8, to ONNX (opset 17).
 
     Args:
-      content: TFLite flatbuffer with one input [1, frames, channels], such as `tflite.float_model`
-        and `tflite.int8_model` return.
+      content: TFLite flatbuffer with one input [1, frames, channels], such as `convert.float_model`
+        and `convert.int8_model` return.
 
     Returns:
       ONNX model: float32 `features` [clips, frames, channels] to float32 `logits`

@@ -86,7 +86,7 @@ def calibrate(
     sigmoid, say) have no variables and stay as they are.
 
     Args:
-      qat: model from `scheme.quantize(fp32, ...)`, changed in place (ranges only).
+      qat: model from `fake_quantize.quantize(fp32, ...)`, changed in place (ranges only).
       fp32: the float model it was made from.
       features: float32 [clips, frames, channels], the representative dataset.
 

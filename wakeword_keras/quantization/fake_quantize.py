@@ -4,7 +4,7 @@ tensorflow-model-optimization (tfmot) puts a fake-quantize operation behind ever
 activation. Scheme: 8 bit, weights symmetric (per channel for convolutions, depthwise ones too),
 activations asymmetric. tfmot's own registry rejects what MobileNetV3 is made of, places quantizers
 inside what TFLite fuses and leaves weights of a convolution before a plain ReLU unquantized; so the
-decisions are ours (`ranges`), put in through its `QuantizeScheme`.
+decisions are ours (`layer_rules`), put in through its `QuantizeScheme`.
 """
 
 import tensorflow_model_optimization as tfmot

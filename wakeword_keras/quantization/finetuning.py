@@ -1,8 +1,8 @@
 """The QAT stage: the INT8 model learns to give the FP32 model's logits.
 
-What is trained is the device's own arithmetic (`device`), what it learns is the difference that the
-report will measure: the labels have had their say in the FP32 stage, and learning them again moves
-the weights for reasons that have nothing to do with quantization.
+What is trained is the device's own arithmetic (`integer_model`), what it learns is the difference
+that the report will measure: the labels have had their say in the FP32 stage, and learning them
+again moves the weights for reasons that have nothing to do with quantization.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class QatConfig:
     """The QAT stage.
 
     Attributes:
-      qat_epochs: passes over the training clips.
+      qat_epochs: passes over the training clips while QAT fine-tunes.
       qat_learning_rate: peak of the schedule, a small fraction of the FP32 stage's.
     """
 
@@ -48,12 +48,13 @@ def finetune(
     whose *quantized* form is best. Ranges and batch-norm statistics stay as they are.
 
     Args:
-      qat: model from `scheme.quantize`, calibrated by `calibration.calibrate`, changed in place.
+      qat: model from `fake_quantize.quantize`, calibrated by `calibration.calibrate`; changed in
+        place.
       fp32: the float model it was made from, whose logits it learns; stays as it is.
       data: as in the FP32 stage.
       loss: of the FP32 stage, logged for comparison.
       config: how long and how fast.
-      directory: as in `training.train`.
+      directory: as in `loop.train`.
     """
     schedule = loop.Schedule(
         epochs=config.qat_epochs,

@@ -1,9 +1,9 @@
 """The QAT model as the device computes it: forward in the kernels' arithmetic, gradients straight.
 
-Fake quantization rounds every tensor once, in float32; kernels round several times (`kernels`). In
-a deep network two such arithmetics drift apart by several steps of the output, although no layer
-differs by more than one. So what is trained and judged is this model, and what is exported
-has no other arithmetic: nothing is left to go wrong between QAT and INT8.
+Fake quantization rounds every tensor once, in float32; kernels round several times
+(`int8_kernels`). In a deep network two such arithmetics drift apart by several steps of the output,
+although no layer differs by more than one. So what is trained and judged is this model, and what is
+exported has no other arithmetic: nothing is left to go wrong between QAT and INT8.
 
 A kernel that is not known here keeps its fake quantization: a Dense layer with a batch norm behind
 it, and a batch norm behind no layer with weights.
@@ -57,7 +57,7 @@ def device_model(qat: keras.Model, fp32: keras.Model) -> keras.Model:
     Batch norm and ranges stand still, as they do in the exported file. Training it trains `qat`.
 
     Args:
-      qat: model from `scheme.quantize(fp32, ...)`.
+      qat: model from `fake_quantize.quantize(fp32, ...)`.
       fp32: the float model it was made from: its layers say what TFLite fuses.
 
     Returns:

@@ -158,7 +158,7 @@ def layer_quantizations(model: keras.Model) -> dict[str, LayerQuantization]:
     """Decide for every layer of a quantizable model what of it is quantized.
 
     Args:
-      model: functional model in which `scheme.check_quantizable` finds nothing.
+      model: functional model in which `preflight.check_quantizable` finds nothing.
 
     Returns:
       LayerQuantization by layer name, input layers left out.

@@ -59,7 +59,7 @@ def check_quantizable(model: keras.Model) -> list[Problem]:
       model: the float model, before or after training.
 
     Returns:
-      Problems in the model's order, empty if `scheme.quantize` takes the model.
+      Problems in the model's order, empty if `fake_quantize.quantize` takes the model.
     """
     if not isinstance(model, keras.Model) or not getattr(model, "_is_graph_network", False):
         return [

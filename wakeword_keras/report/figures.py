@@ -39,7 +39,7 @@ def figures(findings: Findings, run_dir: Path) -> Iterator[tuple[str, Figure]]:
     """Every picture of a run's report.
 
     Args:
-      findings: from `measurement.measure`.
+      findings: from `findings.measure`.
       run_dir: learning curves are read from fp32/history.csv and qat/history.csv where they exist.
 
     Yields:

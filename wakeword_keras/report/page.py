@@ -25,9 +25,9 @@ def render(findings: Findings, verdicts: Sequence[Verdict], svgs: Mapping[str, s
     """The page.
 
     Args:
-      findings: from `measurement.measure`.
-      verdicts: from `verdict.verdicts`.
-      svgs: pictures as <svg> elements, by the names that `pictures.figures` gives them.
+      findings: from `findings.measure`.
+      verdicts: from `verdicts.verdicts`.
+      svgs: pictures as <svg> elements, by the names that `figures.figures` gives them.
 
     Returns:
       HTML in UTF-8, complete.

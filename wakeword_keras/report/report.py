@@ -17,7 +17,7 @@ def write(findings: Findings, run_dir: str | Path, out_dir: str | Path | None = 
     qat/history.csv where they exist.
 
     Args:
-      findings: from `measurement.measure`.
+      findings: from `findings.measure`.
       run_dir: the run.
       out_dir: made if missing, its files are replaced one by one; report/ of the run by default.
 

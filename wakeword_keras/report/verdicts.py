@@ -48,7 +48,7 @@ def verdicts(findings: Findings) -> tuple[Verdict, ...]:
     """Judge a run, the accuracy that INT8 lost first.
 
     Args:
-      findings: from `measurement.measure`.
+      findings: from `findings.measure`.
 
     Returns:
       A Verdict for accuracy, parity, false accepts, calibration, the INT8 file's types,
@@ -69,7 +69,7 @@ def accuracy(report: EvaluationReport) -> Verdict:
     """Hold the accuracy that INT8 lost against the limit of 2 % and the aim of 0.2 %.
 
     Args:
-      report: from `evaluation.evaluate`.
+      report: from `clip_evaluation.evaluate`.
 
     Returns:
       Verdict on the measured drop; the detail says whether its 95 % interval agrees. Where no

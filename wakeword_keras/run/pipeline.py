@@ -62,11 +62,11 @@ class RunConfig:
         false accepts per hour.
       impulse_response_dir: folder of room impulse responses, for reverberation in training.
       cache_dir: decoded clips and features, shared by runs on the same recordings.
-      model: architecture.
-      max_false_accepts_per_hour: budget on the validation part of ambient_dir, for which each
-        model's operating threshold is chosen.
+      model: architecture to train.
+      max_false_accepts_per_hour: false accepts per hour allowed on the validation part of
+        ambient_dir; each model's operating threshold is chosen for it.
       calibration_clips: training clips whose activations set the ranges of quantization.
-      seed: of everything random.
+      seed: of everything random; another seed gives another training.
     """
 
     run_dir: str = "runs/wakeword"

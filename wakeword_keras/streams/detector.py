@@ -108,7 +108,7 @@ def detect_stream(
     """Wake words heard in a recording.
 
     Args:
-      blocks: int16 [samples] each, such as `audio.read_blocks` yields.
+      blocks: int16 [samples] each, such as `audio_file.read_blocks` yields.
       detector: the model and its threshold.
       config: stride, average and refractory time.
 

@@ -3,8 +3,8 @@
 Conventions. A false accept is any event in an ambient stream. A wake word is missed unless an event
 of its own name falls between its clip's start and AFTER_MS after its end. A model's operating
 threshold is chosen on validation streams under a budget of false accepts per hour, and used
-unchanged on test streams. Thresholds are sums as the device compares them (see events.py), given as
-the averaged probability too.
+unchanged on test streams. Thresholds are sums as the device compares them (see stream_rule.py),
+given as the averaged probability too.
 
 Intervals are 95 %: exact Poisson for false accepts, which takes them as independent; for misses
 bootstrap over speakers, widened to Wilson's interval where that reaches further.

@@ -1,7 +1,7 @@
 """A corpus without recordings: a phrase spoken by many voices, and what must not wake the device.
 
 espeak-ng speaks in accents of English crossed with variants (vocal tracts); a voice is a speaker
-(`script` has the texts and the voices). Negatives are of four kinds: phrases that sound like the
+(`lines` has the texts and the voices). Negatives are of four kinds: phrases that sound like the
 wake phrase (label `similar`), other speech (`speech`), noise (`_background_noise_`) and silence
 (`_silence_`). Positives and similar phrases share carriers, rates, pitches and levels, and `speech`
 has the carriers' words, so that only the phrase itself tells a positive from a negative.
@@ -67,8 +67,8 @@ class SynthesisConfig:
     """What to synthesise.
 
     Attributes:
-        clip_ms: length of a clip, milliseconds; a positive holds the whole phrase.
-        voices: accents crossed with variants, at least 3.
+        clip_ms: length of a clip in milliseconds; a positive holds the whole phrase.
+        voices: voices that speak, accents crossed with variants; at least 3.
         positives: clips of the wake phrase over all splits, at least 3 as for all counts.
         similar: clips that sound like it.
         speech: clips of other words and sentences.

@@ -4,7 +4,7 @@ A scorer maps float32 features [clips, frames, channels] to float32 logits [clip
 int8 models get their input rounded and saturated by their own input scale and zero point and their
 output dequantized by their own output scale; float models get and give float32 untouched.
 
-What is claimed of int8 is measured with TFLite's "reference" kernels (`tflite_file`). Scoring
+What is claimed of int8 is measured with TFLite's "reference" kernels (`flatbuffer`). Scoring
 spreads over threads, each with its own interpreter of batch 1; an interpreter leaves Python's lock
 while it runs, and every bit is the same as with one thread.
 
@@ -90,7 +90,7 @@ def tflite_scorer(
 
     Args:
       path: .tflite file with one input [1, frames, channels] and one output [1, wake_words].
-      kernels: key of `tflite_file.KERNELS`.
+      kernels: key of `flatbuffer.KERNELS`.
       threads: interpreters at work side by side; all cores if None.
 
     Returns:

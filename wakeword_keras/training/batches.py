@@ -36,8 +36,8 @@ class DataConfig:
 
     Attributes:
       batch: clips in a batch.
-      echo: times each augmented clip is used, in about as many epochs; augmentation and front end
-        then cost 1 / echo as much. At most the batch.
+      echo: times that each augmented clip is used, in about as many epochs; augmentation and front
+        end then cost 1 / echo as much. At most the batch.
       shuffle: clips in the shuffle buffer, and augmented clips in the pool that echoes come from.
     """
 

@@ -25,7 +25,7 @@ class LossConfig:
 
     Attributes:
       loss: focal loss or plain binary cross-entropy.
-      gamma: focusing of the focal loss, >= 0; 0 is cross-entropy.
+      gamma: exponent of the focal loss, >= 0: how little easy examples weigh; 0 is cross-entropy.
       alpha: weight of the positives in the focal loss, 0 to 1, negatives get the rest; none for
         equal weights of 1.
       label_smoothing: share of every label that is spread over both outcomes, 0 to below 1.
@@ -65,7 +65,7 @@ class TrainConfig:
     Attributes:
       epochs: passes over the training clips at most.
       learning_rate: peak of the schedule: linear warm-up over one epoch, then cosine to zero.
-      weight_decay: decoupled weight decay of AdamW.
+      weight_decay: decoupled weight decay of AdamW, >= 0.
       patience: epochs without a better validation metric before training stops.
       prior_bias: start the last layer's bias at the positives' share (Lin et al. 2017, 4.1).
     """
