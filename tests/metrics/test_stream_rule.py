@@ -80,7 +80,7 @@ def test_no_scores_have_no_threshold():
 
 def test_more_windows_than_32_bits_hold_are_refused():
     assert stream_rule.StreamConfig(10, 2550).one < 2**32
-    with pytest.raises(InputError, match="average_ms=2560"):
+    with pytest.raises(InputError, match="`average_ms`=2560"):
         stream_rule.StreamConfig(10, 2560)
 
 
