@@ -22,7 +22,7 @@ from wakeword_keras.metrics import stream_rule
 from wakeword_keras.metrics.stream_rule import PROBABILITY_ONE, StreamConfig
 from wakeword_keras.report import plots, report
 from wakeword_keras.streams import scoring, stream_metrics
-from wakeword_keras.streams.detector import Detector, detect_stream, load_detector
+from wakeword_keras.streams.detector import Detector, detections, load_detector, stream_logits
 from wakeword_keras.streams.scoring import SplitAudio, StreamModel, StreamSettings, Tracks
 
 CONFIG = StreamConfig(stride_ms=50, average_ms=50, refractory_ms=200)  # 4 steps
@@ -252,7 +252,8 @@ def test_a_stream_is_heard_as_the_detector_hears_it(audio_of):
     found = scoring.score(test, {"int8": StreamModel(exact_logits)}, settings, 1e9)["int8"]
     at = 0.5
     detector = Detector(exact_logits, ("yes",), FRONTEND, SETTINGS.frames, at)
-    heard = [len(detect_stream(blocks, detector, config)) for blocks in test.recordings()]
+    logits = [stream_logits(blocks, detector, config.stride_ms) for blocks in test.recordings()]
+    heard = [len(detections(values, detector, config)) for values in logits]
     threshold = np.array([round(at * config.one)])
     counts = [
         int(stream_rule.event_counts([sums], threshold, config.refractory_steps)[0])
