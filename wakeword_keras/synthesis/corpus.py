@@ -1,8 +1,8 @@
 """A corpus without recordings: a phrase spoken by many voices, and what must not wake the device.
 
 espeak-ng speaks in accents of English crossed with variants (vocal tracts); a voice is a speaker
-(`lines` has the texts and the voices). Negatives are of four kinds: phrases that sound like the
-wake phrase (label `similar`), other speech (`speech`), noise (`_background_noise_`) and silence
+(`voices` lists them, `lines` has the texts). Negatives are of four kinds: phrases that sound like
+the wake phrase (label `similar`), other speech (`speech`), noise (`_background_noise_`) and silence
 (`_silence_`). Positives and similar phrases share carriers, rates, pitches and levels, and `speech`
 has the carriers' words, so that only the phrase itself tells a positive from a negative.
 
@@ -31,19 +31,14 @@ from wakeword_keras.audio.noise_signals import Signal
 from wakeword_keras.errors import InputError
 from wakeword_keras.synthesis.espeak import Espeak
 from wakeword_keras.synthesis.lines import (
-    ACCENTS,
     NOISE,
     RATES_WPM,
-    SHARES,
     SILENCE,
     SIMILAR,
     SPEECH,
-    SPLITS,
-    VARIANTS,
     Line,
     Script,
     alone,
-    choose_voices,
     in_carrier,
     phrase_label,
     similar_line,
@@ -52,6 +47,7 @@ from wakeword_keras.synthesis.lines import (
     without_phrase,
     write_script,
 )
+from wakeword_keras.synthesis.voices import ACCENTS, SHARES, SPLITS, VARIANTS, choose_voices
 
 _FORMAT = "flac"
 _VERSION = 1  # of the recipe: a corpus of another version is made again
@@ -119,7 +115,7 @@ class _Studio:
 
 
 def _split_counts(count: int) -> dict[str, int]:
-    held_out = max(1, round(count * SHARES[1]))
+    held_out = max(1, round(count * SHARES["validation"]))
     return dict(zip(SPLITS, (count - 2 * held_out, held_out, held_out), strict=True))
 
 
