@@ -1,17 +1,17 @@
-"""The thresholds that models decide with: chosen on validation clips, or read from a report.
+"""The thresholds that models decide single clips with, chosen on validation clips.
 
 A threshold is the one at which 1 % of the validation clips without a wake word fire. How far it
 shifts from a model to a later one has a 95 % interval: bootstrap over validation speakers, both
 models on the same draws.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation.scores import FALSE_POSITIVE_RATE, Interval, Scores, resample
 from wakeword_keras.metrics import detection
 
@@ -20,7 +20,7 @@ STEPS = (("fp32", "qat"), ("qat", "int8"), ("fp32", "int8"), ("fp32", "int8_ptq"
 
 
 @dataclass(frozen=True)
-class Thresholds:
+class ClipThresholds:
     """What validation clips decided.
 
     Attributes:
@@ -35,19 +35,26 @@ class Thresholds:
     negatives: int
 
 
-def choose(validation: Scores) -> Thresholds:
+def choose(validation: Scores, wake_words: Sequence[str]) -> ClipThresholds:
     """Choose every model's threshold.
 
     Args:
       validation: scores of clips with and without a wake word.
+      wake_words: names, for messages.
 
     Returns:
-      Thresholds.
+      ClipThresholds.
 
     Raises:
-      ValueError: there are no positives or no negatives.
+      InputError: there are no clips of a wake word or none without.
     """
     positive = validation.labels >= 0
+    if not positive.any():
+        raise InputError(
+            f"the validation split has no clip of {', '.join(wake_words)}: add speakers"
+        )
+    if positive.all():
+        raise InputError("the validation split has no clip without a wake word: add negatives")
     _, resamples = resample(validation)
     chosen, drawn = {}, {}
     for name, logits in validation.logits.items():
@@ -57,7 +64,7 @@ def choose(validation: Scores) -> Thresholds:
         )
         if any(name in step for step in STEPS):
             drawn[name] = _draws(scores, positive, resamples)
-    return Thresholds(
+    return ClipThresholds(
         chosen,
         {
             f"{before}_to_{after}": detection.percentile_interval(drawn[after] - drawn[before])
@@ -66,24 +73,6 @@ def choose(validation: Scores) -> Thresholds:
         },
         int(np.count_nonzero(positive)),
         int(np.count_nonzero(~positive)),
-    )
-
-
-def of_report(report: Mapping[str, Any]) -> Thresholds:
-    """The thresholds that a report was made with.
-
-    Args:
-      report: a report.json.
-
-    Raises:
-      KeyError: it is an older one that lacks a figure.
-    """
-    steps = report["quantization_error"]["steps"]
-    return Thresholds(
-        {name: model["threshold"] for name, model in report["models"].items()},
-        {name: tuple(step["threshold_shift_ci95"]) for name, step in steps.items()},
-        report["validation_positives"],
-        report["validation_negatives"],
     )
 
 
