@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation.scores import FALSE_POSITIVE_RATE, Interval, Scores, resample
-from wakeword_keras.metrics import detection
+from wakeword_keras.metrics import detection, intervals
 
 STEPS = (("fp32", "qat"), ("qat", "int8"), ("fp32", "int8"), ("fp32", "int8_ptq"))
 """From which model to which; named "fp32_to_qat" and so on."""
@@ -67,7 +67,7 @@ def choose(validation: Scores, wake_words: Sequence[str]) -> ClipThresholds:
     return ClipThresholds(
         chosen,
         {
-            f"{before}_to_{after}": detection.percentile_interval(drawn[after] - drawn[before])
+            f"{before}_to_{after}": intervals.percentile_interval(drawn[after] - drawn[before])
             for before, after in STEPS
             if before in drawn and after in drawn
         },
@@ -77,7 +77,7 @@ def choose(validation: Scores, wake_words: Sequence[str]) -> ClipThresholds:
 
 
 def _draws(
-    scores: NDArray[np.float32], positive: NDArray[np.bool_], resamples: detection.Resamples
+    scores: NDArray[np.float32], positive: NDArray[np.bool_], resamples: intervals.Resamples
 ) -> NDArray[np.float64]:
     """`detection.threshold_for_false_positive_rate` under every draw; NaN without negatives."""
     falling, group = np.unique(-scores.astype(np.float64), return_inverse=True)

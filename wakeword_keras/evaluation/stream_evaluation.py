@@ -13,15 +13,15 @@ from typing import Any
 from wakeword_keras.evaluation.stream_thresholds import StreamChoice, most_useful
 from wakeword_keras.metrics.stream_rule import StreamConfig
 from wakeword_keras.streams import scoring
-from wakeword_keras.streams.scoring import Ear, SplitAudio, StreamModel, Tracks
+from wakeword_keras.streams.scoring import SplitAudio, StreamModel, StreamSettings, Tracks
 from wakeword_keras.streams.stream_metrics import (
-    Loud,
+    Peak,
     StreamCurve,
     StreamMetrics,
     StreamThreshold,
     allowed_events,
     curve,
-    loudest,
+    highest_peaks,
     measure,
 )
 
@@ -41,7 +41,7 @@ class ModelStreams:
     validation: StreamMetrics
     test: StreamMetrics
     curve: StreamCurve
-    loudest: tuple[Loud, ...]
+    loudest: tuple[Peak, ...]
     kernels: str
     windows: int
     rescored: int
@@ -81,7 +81,7 @@ def evaluate(
     thresholds: Mapping[str, StreamChoice],
     test: SplitAudio,
     models: Mapping[str, StreamModel],
-    ear: Ear,
+    settings: StreamSettings,
     max_false_accepts_per_hour: float,
 ) -> StreamReport:
     """Listen to the streams with every model.
@@ -90,7 +90,7 @@ def evaluate(
       thresholds: what validation streams decided, for every model.
       test: is reported.
       models: by name; "int8" is the one that ships.
-      ear: front end and times.
+      settings: front end and times.
       max_false_accepts_per_hour: budget on validation, > 0.
 
     Returns:
@@ -106,18 +106,18 @@ def evaluate(
     tests = scoring.score(
         test,
         models,
-        ear,
+        settings,
         most_useful(test.hours, most),
         thresholds={name: threshold.sum for name, threshold in chosen.items()},
     )
     return StreamReport(
         test.shards.wake_words,
-        ear.config,
+        settings.config,
         max_false_accepts_per_hour,
         thresholds["int8"].streams,
         len(test.streams),
         {
-            name: _model_streams(models[name], thresholds[name], tests[name], test, ear)
+            name: _model_streams(models[name], thresholds[name], tests[name], test, settings)
             for name in models
         },
         tuple(_messages(hours, test.hours, max_false_accepts_per_hour, chosen)),
@@ -125,15 +125,19 @@ def evaluate(
 
 
 def _model_streams(
-    model: StreamModel, chosen: StreamChoice, tracks: Tracks, test: SplitAudio, ear: Ear
+    model: StreamModel,
+    chosen: StreamChoice,
+    tracks: Tracks,
+    test: SplitAudio,
+    settings: StreamSettings,
 ) -> ModelStreams:
     exact = model.exact is not None
     return ModelStreams(
         chosen.threshold,
         chosen.validation,
-        measure(tracks, chosen.threshold.sum, test, ear.config),
-        curve(tracks, test, ear.config),
-        loudest(tracks, chosen.threshold.sum, test, ear),
+        measure(tracks, chosen.threshold.sum, test, settings.config),
+        curve(tracks, test, settings.config),
+        highest_peaks(tracks, chosen.threshold.sum, test, settings),
         "reference" if exact else "xnnpack",
         chosen.windows + tracks.windows,
         chosen.rescored + tracks.rescored,

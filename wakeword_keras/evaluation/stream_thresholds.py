@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wakeword_keras.streams import scoring
-from wakeword_keras.streams.scoring import Ear, SplitAudio, StreamModel
+from wakeword_keras.streams.scoring import SplitAudio, StreamModel, StreamSettings
 from wakeword_keras.streams.stream_metrics import (
     StreamMetrics,
     StreamThreshold,
@@ -40,7 +40,7 @@ class StreamChoice:
 def choose(
     validation: SplitAudio,
     models: Mapping[str, StreamModel],
-    ear: Ear,
+    settings: StreamSettings,
     max_false_accepts_per_hour: float,
 ) -> dict[str, StreamChoice]:
     """Choose every model's threshold.
@@ -48,7 +48,7 @@ def choose(
     Args:
       validation: streams, and the wake words to miss.
       models: by name.
-      ear: front end and times.
+      settings: front end and times.
       max_false_accepts_per_hour: budget, > 0.
 
     Returns:
@@ -59,13 +59,13 @@ def choose(
       ValueError: a model gives NaN or infinity.
     """
     most = allowed_events(max_false_accepts_per_hour, validation.hours)
-    heard = scoring.score(validation, models, ear, most_useful(validation.hours, most), most)
+    scored = scoring.score(validation, models, settings, most_useful(validation.hours, most), most)
     chosen = {}
-    for name, tracks in heard.items():
-        threshold = choose_threshold(tracks, most, ear.config, models[name].output)
+    for name, tracks in scored.items():
+        threshold = choose_threshold(tracks, most, settings.config, models[name].output)
         chosen[name] = StreamChoice(
             threshold,
-            measure(tracks, threshold.sum, validation, ear.config),
+            measure(tracks, threshold.sum, validation, settings.config),
             len(validation.streams),
             tracks.windows,
             tracks.rescored,

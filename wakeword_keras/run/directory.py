@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -60,8 +60,19 @@ class RunDirectory:
         """Whether a stage is complete."""
         return self.record.get("stages", {}).get(stage, {}).get("status") == "done"
 
+    def forget(self, stages: Iterable[str]) -> None:
+        """Let stages be done again."""
+        for stage in stages:
+            self.record["stages"].pop(stage, None)
+
+    def once(self, stage: str, work: Callable[[], None]) -> None:
+        """Do a stage's work unless it is done."""
+        if not self.done(stage):
+            with self._running(stage):
+                work()
+
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def _running(self, name: str) -> Iterator[None]:
         """Mark a stage as running, then as done with the seconds it took in all."""
         number = f"[{self._stages.index(name) + 1}/{len(self._stages)}]"
         print(f"{number} {name}", flush=True)
