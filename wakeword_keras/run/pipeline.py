@@ -42,7 +42,17 @@ from wakeword_keras.training import loop
 from wakeword_keras.training.batches import DataConfig
 from wakeword_keras.training.loop import LossConfig, TrainConfig
 
-STAGES = ("corpus", "fp32", "calibration", "qat", "export", "thresholds", "report", "firmware")
+# In their order, each with the file that it writes last: a stage whose file is lost is not done.
+STAGES = {
+    "corpus": "corpus.json",
+    "fp32": "fp32/model.keras",
+    "calibration": "calibration.json",
+    "qat": "qat/model.weights.h5",
+    "export": "export/export.json",
+    "thresholds": "thresholds.json",
+    "report": "report/report.json",
+    "firmware": "firmware/manifest.json",
+}
 TFLITE_FILES = {
     "fp32_tflite": "model_fp32.tflite",
     "int8_ptq": "model_int8_ptq.tflite",
@@ -124,8 +134,6 @@ def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> N
     run_models = _run_models(run, shards, fp32, qat, calibration_set)
     run.once("thresholds", lambda: _thresholds(run, config, shards, run_models))
     run.once("report", lambda: _report(run, config, shards, run_models))
-    if not run.path("firmware", "manifest.json").exists():
-        run.forget(["firmware"])
     run.once("firmware", lambda: _firmware(run, config, shards.wake_words))
     print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
 
