@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from wakeword_keras import InputError
+from wakeword_keras.evaluation import clip_thresholds
 from wakeword_keras.evaluation.clip_evaluation import (
     ClipBatch,
     Scores,
@@ -44,7 +45,7 @@ def random_split(seed, count=400, words=1):
 
 
 def run(validation, test, warm=None, words=("happy",), scale=SCALE):
-    return evaluate(validation, test, warm, FACTS, scale, words)
+    return evaluate(clip_thresholds.choose(validation, words), test, warm, FACTS, scale, words)
 
 
 @pytest.mark.parametrize("words", [("happy",), ("up", "down", "left")])
@@ -297,7 +298,7 @@ def test_missing_models_are_named():
         run(good, dataclasses.replace(good, logits=lacking))
     facts = {name: FACTS[name] for name in NAMES if name != "int8_ptq"}
     with pytest.raises(ValueError, match="int8_ptq"):
-        evaluate(good, good, None, facts, SCALE, ("happy",))
+        evaluate(clip_thresholds.choose(good, NAMES), good, None, facts, SCALE, ("happy",))
     with pytest.raises(ValueError, match="output scale"):
         run(good, good, scale=0.0)
 

@@ -9,13 +9,13 @@ from sklearn.metrics import roc_auc_score
 from test_clip_evaluation import SCALE, make_scores, random_split
 
 from wakeword_keras.evaluation import quantization_error
+from wakeword_keras.evaluation.clip_thresholds import choose
 from wakeword_keras.evaluation.scores import decisions
-from wakeword_keras.evaluation.thresholds import choose
 from wakeword_keras.metrics import detection
 
 
 def measured(validation, test, words=("happy",), limits=None):
-    chosen = choose(validation)
+    chosen = choose(validation, words)
     if limits:
         chosen = dataclasses.replace(chosen, logits=limits)
     return quantization_error.measure(chosen, test, SCALE, words)
@@ -152,7 +152,7 @@ def test_severity_of_a_flip_between_two_words_is_weighed_by_their_logits():
 
 def test_flips_are_exactly_the_clips_decided_differently(noisy):
     validation, test = noisy
-    limits = choose(validation).logits
+    limits = choose(validation, ("happy",)).logits
     for step in measured(validation, test).steps.values():
         decided = [decisions(test.logits[n], limits[n]) for n in (step.reference, step.model)]
         expected = {test.clip_ids[i] for i in np.flatnonzero(decided[0] != decided[1])}

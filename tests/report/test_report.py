@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from wakeword_keras import InputError
-from wakeword_keras.evaluation import confusables, runtime_agreement
+from wakeword_keras.evaluation import clip_thresholds, confusables, runtime_agreement
 from wakeword_keras.evaluation.calibration_coverage import Coverage, LabelMix, TensorCoverage
 from wakeword_keras.evaluation.clip_evaluation import Scores, evaluate
 from wakeword_keras.evaluation.findings import Findings
@@ -63,7 +63,7 @@ def report_of(words=("happy",), extra=0.0, warm=True):
     test = _scores(1, len(words), extra=extra)
     shifted = {name: logits + np.float32(0.24) for name, logits in test.logits.items()}
     return evaluate(
-        _scores(0, len(words)),
+        clip_thresholds.choose(_scores(0, len(words)), words),
         test,
         dataclasses.replace(test, logits=shifted) if warm else None,
         facts,
@@ -346,7 +346,9 @@ def test_zero_flips_are_said_with_what_they_can_show(tmp_path):
     logits = {name: test.logits["fp32"] for name in MODELS}
     same = dataclasses.replace(test, logits=logits)
     facts = {name: ModelFacts(1, None, "keras") for name in MODELS}
-    evaluated = evaluate(same, same, None, facts, STEP, ("happy",))
+    evaluated = evaluate(
+        clip_thresholds.choose(same, ("happy",)), same, None, facts, STEP, ("happy",)
+    )
     assert evaluated.quantization_error.decisions_flipped == 0
     report.write(findings_of(evaluated), tmp_path)
     text = _checked_page(tmp_path)

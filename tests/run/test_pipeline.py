@@ -114,6 +114,7 @@ def test_features(shards):
 def test_the_run_directory_holds_what_others_read(finished):
     for name in (
         "run.flags",
+        "thresholds.json",
         "fp32/model.keras",
         "qat/model.weights.h5",
         "report/report.html",
@@ -136,7 +137,7 @@ def test_the_run_directory_holds_what_others_read(finished):
 
 def test_run_json_says_what_ran_with_what(finished):
     record = read(finished / "run.json")
-    assert tuple(record["stages"]) == pipeline.STAGES
+    assert tuple(record["stages"]) == tuple(pipeline.STAGES)
     for stage in record["stages"].values():
         assert stage["status"] == "done"
         assert stage["seconds"] >= 0
@@ -260,6 +261,18 @@ def test_a_second_call_trains_nothing_and_writes_the_same(finished, cache):
     assert {path: (finished / path).stat().st_mtime_ns for path in kept} == stamps
     assert "fp32 1/3" not in done.stdout
     assert read(finished / "report" / "report.json")["quantization_error"] == before
+
+
+def test_a_lost_bundle_and_lost_thresholds_are_written_again_without_a_new_report(finished):
+    lost = ("firmware/manifest.json", "thresholds.json")
+    before = {path: (finished / path).read_bytes() for path in lost}
+    stamp = (finished / "report" / "report.json").stat().st_mtime_ns
+    for path in lost:
+        (finished / path).unlink()
+    done = train_in_a_process(f"--flagfile={finished / 'run.flags'}")
+    assert done.returncode == 0, done.stderr
+    assert {path: (finished / path).read_bytes() for path in lost} == before
+    assert (finished / "report" / "report.json").stat().st_mtime_ns == stamp
 
 
 def test_the_written_flags_repeat_the_run_to_the_byte(finished, tmp_path):

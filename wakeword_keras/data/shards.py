@@ -228,6 +228,8 @@ def read_impulse_responses(folder: str | Path) -> NDArray[np.float32] | None:
     """
     if not folder:
         return None
+    if not Path(folder).is_dir():
+        raise InputError(f"`impulse_response_dir`={folder}: no such folder")
     paths = [path for path in list_files(Path(folder)) if is_audio(path)]
     if not paths:
         raise InputError(f"`impulse_response_dir`={folder}: no audio files there")

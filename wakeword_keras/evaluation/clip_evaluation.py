@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wakeword_keras.errors import InputError
-from wakeword_keras.evaluation import quantization_error, thresholds
+from wakeword_keras.evaluation import quantization_error
+from wakeword_keras.evaluation.clip_thresholds import ClipThresholds
 from wakeword_keras.evaluation.quantization_error import QuantizationError
 from wakeword_keras.evaluation.scores import (
     FALSE_POSITIVE_RATE,
@@ -35,7 +36,6 @@ from wakeword_keras.evaluation.scores import (
     score,
     widened_interval,
 )
-from wakeword_keras.evaluation.thresholds import Thresholds
 from wakeword_keras.metrics import detection, intervals
 from wakeword_keras.tflite.scorers import ModelFacts
 
@@ -97,7 +97,7 @@ class EvaluationReport:
 
 
 def evaluate(
-    validation: Scores | Thresholds,
+    thresholds: ClipThresholds,
     test: Scores,
     warm_test: Scores | None,
     facts: Mapping[str, ModelFacts],
@@ -107,7 +107,7 @@ def evaluate(
     """Measure every model and what became of it from FP32 to INT8.
 
     Args:
-      validation: scores that choose the thresholds, or those that were chosen before.
+      thresholds: chosen on validation clips.
       test: scores that are reported; models "fp32", "qat" and "int8" at least.
       warm_test: scores of the same test clips with a warmed front end, or None.
       facts: size and latency of every model in `test`.
@@ -122,13 +122,12 @@ def evaluate(
       ValueError: models, clips or facts do not belong together.
     """
     words = tuple(wake_words)
-    _check_together(validation, test, warm_test, facts, words)
-    chosen = thresholds.choose(validation) if isinstance(validation, Scores) else validation
+    _check_together(thresholds, test, warm_test, facts, words)
     units, resamples = resample(test)
 
     def measured(scores: Scores) -> dict[str, ModelMetrics]:
         return {
-            name: _metrics(logits, scores.labels, chosen.logits[name], facts[name], resamples)
+            name: _metrics(logits, scores.labels, thresholds.logits[name], facts[name], resamples)
             for name, logits in scores.logits.items()
         }
 
@@ -138,17 +137,17 @@ def evaluate(
         positives=int(np.count_nonzero(test.labels >= 0)),
         speakers=len(set(test.speakers) - {""}),
         interval_units=units,
-        validation_positives=chosen.positives,
-        validation_negatives=chosen.negatives,
+        validation_positives=thresholds.positives,
+        validation_negatives=thresholds.negatives,
         models=measured(test),
-        quantization_error=quantization_error.measure(chosen, test, output_scale, words),
+        quantization_error=quantization_error.measure(thresholds, test, output_scale, words),
         warm=measured(warm_test) if warm_test is not None else {},
         scores=test,
     )
 
 
 def _check_together(
-    validation: Scores | Thresholds,
+    thresholds: ClipThresholds,
     test: Scores,
     warm_test: Scores | None,
     facts: Mapping[str, ModelFacts],
@@ -156,28 +155,20 @@ def _check_together(
 ) -> None:
     names = test.logits.keys()
     missing = {"fp32", "qat", "int8"} - names
-    missing |= names - facts.keys() | names - validation.logits.keys()
+    missing |= names - facts.keys() | names - thresholds.logits.keys()
     if missing:
-        raise ValueError(f"test scores, validation scores or facts lack {sorted(missing)}")
+        raise ValueError(f"test scores, thresholds or facts lack {sorted(missing)}")
     if warm_test is not None and warm_test.clip_ids != test.clip_ids:
         raise ValueError("warm test scores are not of the test clips")
     if warm_test is not None and not warm_test.logits.keys() <= names:
         raise ValueError(
             f"warm test scores hold models that test does not: {set(warm_test.logits)}"
         )
-    splits = {"test": test}
-    if isinstance(validation, Scores):
-        splits = {"validation": validation, "test": test}
-        if not (validation.labels >= 0).any():
-            raise InputError(
-                f"the validation split has no clip of {', '.join(words)}: add speakers"
-            )
-    for split, scores in splits.items():
-        shapes = {logits.shape for logits in scores.logits.values()}
-        if shapes != {(len(scores.labels), len(words))}:
-            raise ValueError(f"{split}: logits {shapes} for {len(scores.labels)} clips, {words}")
-        if not (scores.labels < 0).any():
-            raise InputError(f"the {split} split has no clip without a wake word: add negatives")
+    shapes = {logits.shape for logits in test.logits.values()}
+    if shapes != {(len(test.labels), len(words))}:
+        raise ValueError(f"test: logits {shapes} for {len(test.labels)} clips, {words}")
+    if not (test.labels < 0).any():
+        raise InputError("the test split has no clip without a wake word: add negatives")
     for index, word in enumerate(words):
         if not (test.labels == index).any():
             raise InputError(f"the test split has no clip of {word!r}: add recordings or speakers")

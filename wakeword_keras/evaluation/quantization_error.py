@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wakeword_keras.evaluation.clip_thresholds import STEPS, ClipThresholds
 from wakeword_keras.evaluation.scores import (
     FALSE_POSITIVE_RATE,
     Interval,
@@ -22,7 +23,6 @@ from wakeword_keras.evaluation.scores import (
     resample,
     widened_interval,
 )
-from wakeword_keras.evaluation.thresholds import STEPS, Thresholds
 from wakeword_keras.metrics import detection, intervals
 
 _BINS = 41  # odd: the middle one holds no error
@@ -125,7 +125,7 @@ class _Model:
 
 
 def measure(
-    thresholds: Thresholds,
+    thresholds: ClipThresholds,
     test: Scores,
     output_scale: float,
     wake_words: Sequence[str],
@@ -210,7 +210,7 @@ def _model(
 def _step(
     names: tuple[str, str],
     models: Mapping[str, _Model],
-    thresholds: Thresholds,
+    thresholds: ClipThresholds,
     test: Scores,
     wake_words: Sequence[str],
     resamples: intervals.Resamples,

@@ -4,8 +4,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import tf_keras as keras
@@ -25,7 +26,10 @@ from wakeword_keras.data.shards import (
     write_shards,
 )
 from wakeword_keras.errors import InputError
-from wakeword_keras.evaluation.findings import Findings, HeldOut, RunModels, measure
+from wakeword_keras.evaluation import thresholds
+from wakeword_keras.evaluation.findings import measure
+from wakeword_keras.evaluation.run_models import HeldOut, RunModels
+from wakeword_keras.evaluation.thresholds import Thresholds
 from wakeword_keras.files import write_bytes, write_json
 from wakeword_keras.firmware import bundle
 from wakeword_keras.onnx import translate
@@ -38,7 +42,17 @@ from wakeword_keras.training import loop
 from wakeword_keras.training.batches import DataConfig
 from wakeword_keras.training.loop import LossConfig, TrainConfig
 
-STAGES = ("corpus", "fp32", "calibration", "qat", "export", "report", "firmware")
+# In their order, each with the file that it writes last: a stage whose file is lost is not done.
+STAGES = {
+    "corpus": "corpus.json",
+    "fp32": "fp32/model.keras",
+    "calibration": "calibration.json",
+    "qat": "qat/model.weights.h5",
+    "export": "export/export.json",
+    "thresholds": "thresholds.json",
+    "report": "report/report.json",
+    "firmware": "firmware/manifest.json",
+}
 TFLITE_FILES = {
     "fp32_tflite": "model_fp32.tflite",
     "int8_ptq": "model_int8_ptq.tflite",
@@ -109,18 +123,18 @@ def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> N
     """
     keras.utils.set_random_seed(config.seed)
     run = RunDirectory(config.run_dir, _settings(config), STAGES)
-    for stage in again:
-        run.record["stages"].pop(stage, None)
+    run.forget(again)
     if flagfile:
         write_bytes(run.path("run.flags"), flagfile.encode())
     shards = _corpus(run, config)
     fp32 = _fp32(run, config, shards)
     calibration_set = _calibration_set(config, shards)
     qat = _qat(run, config, shards, fp32, calibration_set)
-    _export(run, fp32, qat, calibration_set)
-    if not (run.done("report") and run.done("firmware")):
-        run_models = _run_models(run, shards, fp32, qat, calibration_set)
-        _firmware(run, config, _report(run, config, shards, run_models))
+    run.once("export", lambda: _export(run, fp32, qat, calibration_set))
+    run_models = _run_models(run, shards, fp32, qat, calibration_set)
+    run.once("thresholds", lambda: _thresholds(run, config, shards, run_models))
+    run.once("report", lambda: _report(run, config, shards, run_models))
+    run.once("firmware", lambda: _firmware(run, config, shards.wake_words))
     print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
 
 
@@ -150,6 +164,15 @@ def open_finished(config: RunConfig) -> tuple[RunDirectory, Shards, RunModels]:
     return run, shards, _run_models(run, shards, fp32, qat, calibration_set)
 
 
+def open_thresholds(config: RunConfig) -> Thresholds:
+    """The thresholds of a run.
+
+    Raises:
+      InputError: thresholds.json is missing or damaged.
+    """
+    return thresholds.read(Path(config.run_dir, "thresholds.json"))
+
+
 def _run_models(
     run: RunDirectory,
     shards: Shards,
@@ -166,24 +189,29 @@ def _run_models(
 
 def _corpus(run: RunDirectory, config: RunConfig) -> Shards:
     """Clips as shards; recordings are read again only where their shards are gone."""
-    if run.done("corpus") and (shards := open_shards(run.record["shards"])):
-        return shards
-    with run.stage("corpus"):
-        corpus = gather_corpus(config)
-        for message in corpus.messages:
-            print(message, flush=True)
-        if run.record.setdefault("data_sha256", corpus.sha256) != corpus.sha256:
-            raise InputError(
-                f"the recordings are not those that {config.run_dir} was made from: "
-                "put them back, or give another `run_dir`"
-            )
-        write_json(run.path("corpus.json"), corpus.summary() | {"sha256": corpus.sha256})
-        if corpus.streams:
-            pieces = [asdict(p) | {"path": os.path.abspath(p.path)} for p in corpus.streams]
-            write_json(run.path("streams.json"), {"pieces": pieces})
-        shards = write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
-        run.record["shards"] = str(shards.directory)
-        return shards
+    if run.done("corpus") and not open_shards(run.record["shards"]):
+        run.forget(["corpus"])
+    run.once("corpus", lambda: _read_corpus(run, config))
+    shards = open_shards(run.record["shards"])
+    assert shards is not None, "the stage has just written them"
+    return shards
+
+
+def _read_corpus(run: RunDirectory, config: RunConfig) -> None:
+    corpus = gather_corpus(config)
+    for message in corpus.messages:
+        print(message, flush=True)
+    if run.record.setdefault("data_sha256", corpus.sha256) != corpus.sha256:
+        raise InputError(
+            f"the recordings are not those that {config.run_dir} was made from: "
+            "put them back, or give another `run_dir`"
+        )
+    write_json(run.path("corpus.json"), corpus.summary() | {"sha256": corpus.sha256})
+    if corpus.streams:
+        pieces = [asdict(p) | {"path": os.path.abspath(p.path)} for p in corpus.streams]
+        write_json(run.path("streams.json"), {"pieces": pieces})
+    shards = write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
+    run.record["shards"] = str(shards.directory)
 
 
 def gather_corpus(config: RunConfig) -> Corpus:
@@ -213,20 +241,18 @@ def _training_data(config: RunConfig, shards: Shards) -> loop.TrainingData:
 
 
 def _fp32(run: RunDirectory, config: RunConfig, shards: Shards) -> keras.Model:
+    run.once("fp32", lambda: _train(run, config, shards))
+    return keras.models.load_model(run.path("fp32", "model.keras"), compile=False)
+
+
+def _train(run: RunDirectory, config: RunConfig, shards: Shards) -> None:
     path = run.path("fp32", "model.keras")
-    if not run.done("fp32"):
-        with run.stage("fp32"):
-            frames = config.frontend.num_frames(shards.clip_samples)
-            model = models.build(
-                config.model, frames, config.frontend.channels, len(shards.wake_words)
-            )
-            loop.train(
-                model, _training_data(config, shards), config.loss, config.train, path.parent
-            )
-            partial = path.with_suffix(".partial.keras")
-            model.save(partial)
-            os.replace(partial, path)
-    return keras.models.load_model(path, compile=False)
+    frames = config.frontend.num_frames(shards.clip_samples)
+    model = models.build(config.model, frames, config.frontend.channels, len(shards.wake_words))
+    loop.train(model, _training_data(config, shards), config.loss, config.train, path.parent)
+    partial = path.with_suffix(".partial.keras")
+    model.save(partial)
+    os.replace(partial, path)
 
 
 def _calibration_set(config: RunConfig, shards: Shards) -> calibration.CalibrationSet:
@@ -253,20 +279,33 @@ def _qat(
     calibration_set: calibration.CalibrationSet,
 ) -> keras.Model:
     qat = fake_quantize.quantize(fp32, config.frontend.input_affine)
-    weights = run.path("qat", "model.weights.h5")
-    if run.done("qat"):
-        qat.load_weights(weights)
-        return qat
-    with run.stage("calibration"):
-        ranges = calibration.calibrate(qat, fp32, calibration_set.features)
-        write_json(run.path("calibration.json"), _calibration_record(calibration_set, ranges))
-    with run.stage("qat"):
-        data = _training_data(config, shards)
-        finetuning.finetune(qat, fp32, data, config.loss, config.qat, weights.parent)
-        partial = weights.with_name("partial.weights.h5")
-        qat.save_weights(partial)
-        os.replace(partial, weights)
+    if not run.done("qat"):
+        run.forget(["calibration"])  # QAT starts from ranges that lie in memory alone
+    run.once("calibration", lambda: _calibrate(run, qat, fp32, calibration_set))
+    run.once("qat", lambda: _finetune(run, config, shards, fp32, qat))
+    qat.load_weights(run.path("qat", "model.weights.h5"))
     return qat
+
+
+def _calibrate(
+    run: RunDirectory,
+    qat: keras.Model,
+    fp32: keras.Model,
+    calibration_set: calibration.CalibrationSet,
+) -> None:
+    ranges = calibration.calibrate(qat, fp32, calibration_set.features)
+    write_json(run.path("calibration.json"), _calibration_record(calibration_set, ranges))
+
+
+def _finetune(
+    run: RunDirectory, config: RunConfig, shards: Shards, fp32: keras.Model, qat: keras.Model
+) -> None:
+    weights = run.path("qat", "model.weights.h5")
+    data = _training_data(config, shards)
+    finetuning.finetune(qat, fp32, data, config.loss, config.qat, weights.parent)
+    partial = weights.with_name("partial.weights.h5")
+    qat.save_weights(partial)
+    os.replace(partial, weights)
 
 
 def _calibration_record(
@@ -289,19 +328,16 @@ def _export(
     qat: keras.Model,
     calibration_set: calibration.CalibrationSet,
 ) -> None:
-    if run.done("export"):
-        return
-    with run.stage("export"):
-        dataset_fn = calibration_set.representative_dataset
-        converters: dict[str, Callable[[], bytes]] = {
-            "fp32_tflite": lambda: convert.float_model(fp32),
-            "int8_ptq": lambda: convert.int8_model(fp32, dataset_fn),
-            "int8": lambda: convert.int8_model(qat, dataset_fn),
-        }
-        for name, converted in converters.items():
-            write_bytes(run.path("export", TFLITE_FILES[name]), converted())
-        _export_onnx(run)
-        write_json(run.path("export", "export.json"), _export_record(run))
+    dataset_fn = calibration_set.representative_dataset
+    converters: dict[str, Callable[[], bytes]] = {
+        "fp32_tflite": lambda: convert.float_model(fp32),
+        "int8_ptq": lambda: convert.int8_model(fp32, dataset_fn),
+        "int8": lambda: convert.int8_model(qat, dataset_fn),
+    }
+    for name, converted in converters.items():
+        write_bytes(run.path("export", TFLITE_FILES[name]), converted())
+    _export_onnx(run)
+    write_json(run.path("export", "export.json"), _export_record(run))
 
 
 def _export_onnx(run: RunDirectory) -> None:
@@ -331,38 +367,41 @@ def _export_record(run: RunDirectory) -> dict:
     return {"files": files, "qat_weights_sha256": hashlib.sha256(weights).hexdigest()}
 
 
-def _report(
-    run: RunDirectory, config: RunConfig, shards: Shards, run_models: RunModels
-) -> Findings:
-    ambient_pieces: list[Clip] = []
+def _held_out(run: RunDirectory, config: RunConfig, shards: Shards) -> HeldOut:
+    pieces: list[Clip] = []
     if config.ambient_dir:
-        pieces = json.loads(run.path("streams.json").read_text())["pieces"]
-        ambient_pieces = [Clip(**piece) for piece in pieces]
-    with run.stage("report"):
-        findings = measure(
-            run_models,
-            HeldOut(shards, config.frontend, ambient_pieces, config.max_false_accepts_per_hour),
-        )
-        report.write(findings, run.directory)
-    return findings
+        recorded = json.loads(run.path("streams.json").read_text())["pieces"]
+        pieces = [Clip(**piece) for piece in recorded]
+    return HeldOut(shards, config.frontend, pieces, config.max_false_accepts_per_hour)
 
 
-def _firmware(run: RunDirectory, config: RunConfig, findings: Findings) -> None:
-    evaluated, streams = findings.evaluated, findings.streams
-    with run.stage("firmware"):
-        bundle.write_bundle(
-            run.path("export", TFLITE_FILES["int8"]),
-            run.path("firmware"),
-            wake_words=evaluated.wake_words,
-            frontend=config.frontend,
-            clip_ms=config.corpus.clip_ms,
-            threshold_logit=evaluated.models["int8"].threshold,
-            stream_sum=None if streams is None else streams.models["int8"].threshold.sum,
-            hashes={
-                "corpus": run.record["data_sha256"],
-                "config": hash_of(run.record["config"]),
-            },
-        )
+def _thresholds(
+    run: RunDirectory, config: RunConfig, shards: Shards, run_models: RunModels
+) -> None:
+    chosen = thresholds.choose(run_models, _held_out(run, config, shards))
+    thresholds.write(chosen, run.path("thresholds.json"))
+
+
+def _report(run: RunDirectory, config: RunConfig, shards: Shards, run_models: RunModels) -> None:
+    data = _held_out(run, config, shards)
+    report.write(measure(run_models, data, open_thresholds(config)), run.directory)
+
+
+def _firmware(run: RunDirectory, config: RunConfig, wake_words: Sequence[str]) -> None:
+    chosen = open_thresholds(config)
+    bundle.write_bundle(
+        run.path("export", TFLITE_FILES["int8"]),
+        run.path("firmware"),
+        wake_words=wake_words,
+        frontend=config.frontend,
+        clip_ms=config.corpus.clip_ms,
+        threshold_logit=chosen.clips.logits["int8"],
+        stream_sum=chosen.streams["int8"].threshold.sum if chosen.streams else None,
+        hashes={
+            "corpus": run.record["data_sha256"],
+            "config": hash_of(run.record["config"]),
+        },
+    )
 
 
 def _settings(config: RunConfig) -> dict:
