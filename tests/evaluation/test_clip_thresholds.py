@@ -43,7 +43,7 @@ def test_given_thresholds_are_used_whatever_the_test_clips_say():
     report = evaluate(high, test, None, FACTS, SCALE, WORDS)
     for metrics in report.models.values():
         assert metrics.threshold == 99.0
-        assert metrics.accuracy == np.mean(test.labels < 0)
+        assert metrics.accuracy == np.mean(test.targets < 0)
     assert (report.validation_positives, report.validation_negatives) == (3, 4)
 
 

@@ -20,6 +20,7 @@ from conftest import write_recordings
 from tools import command, train
 from wakeword_keras import files
 from wakeword_keras.data.shards import open_shards, split_features
+from wakeword_keras.names import ONNX_FILES, TFLITE_FILES
 from wakeword_keras.onnx import translate
 from wakeword_keras.quantization import fake_quantize
 from wakeword_keras.report import report
@@ -127,7 +128,7 @@ def test_the_run_directory_holds_what_others_read(finished):
         "model_fp32.tflite",
         "model_int8_ptq.tflite",
         "model_int8.tflite",
-        *(pipeline.ONNX_FILES.values() if translate.installed() else ()),
+        *(ONNX_FILES.values() if translate.installed() else ()),
         "export.json",
     }
     for stage in ("fp32", "qat"):
@@ -195,7 +196,7 @@ def test_report_json_has_the_keys_that_others_read(finished, shards):
     assert set(ERRORS) <= set(said["quantization_error"])
     assert said["quantization_error"]["clips"] == len(shards.clips["test"])
     for name in ("int8", "int8_ptq"):
-        size = (finished / "export" / pipeline.TFLITE_FILES[name]).stat().st_size
+        size = (finished / "export" / TFLITE_FILES[name]).stat().st_size
         assert said["models"][name]["bytes"] == size
 
 
@@ -286,7 +287,7 @@ def test_the_written_flags_repeat_the_run_to_the_byte(finished, tmp_path):
     for stage in ("fp32", "qat"):
         ours, theirs = (without_times(run / stage / "history.csv") for run in (again, finished))
         assert ours == theirs
-    for file in pipeline.TFLITE_FILES.values():
+    for file in TFLITE_FILES.values():
         assert (again / "export" / file).read_bytes() == (finished / "export" / file).read_bytes()
     assert read(again / "calibration.json") == read(finished / "calibration.json")
 

@@ -18,20 +18,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
-from wakeword_keras.data.recordings import (
+from wakeword_keras.data.recordings import Recording, few, fingerprints, list_recordings
+from wakeword_keras.errors import InputError
+from wakeword_keras.names import (
+    NOISE,
     NOISE_LABELS,
+    POSITIVE,
+    SPEECH,
     SPLITS,
     TEST,
     TRAIN,
     VALIDATION,
-    Recording,
-    few,
-    fingerprints,
-    list_recordings,
 )
-from wakeword_keras.errors import InputError
-
-POSITIVE, SPEECH, NOISE = GROUPS = ("positive", "speech", "noise")
 
 _HASH_RANGE = 2**27 - 1
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation.scores import FALSE_POSITIVE_RATE, Interval, Scores, resample
 from wakeword_keras.metrics import detection, intervals
+from wakeword_keras.names import FP32, INT8, INT8_PTQ, QAT
 
-STEPS = (("fp32", "qat"), ("qat", "int8"), ("fp32", "int8"), ("fp32", "int8_ptq"))
+STEPS = ((FP32, QAT), (QAT, INT8), (FP32, INT8), (FP32, INT8_PTQ))
 """From which model to which; named "fp32_to_qat" and so on."""
 
 
@@ -48,7 +49,7 @@ def choose(validation: Scores, wake_words: Sequence[str]) -> ClipThresholds:
     Raises:
       InputError: there are no clips of a wake word or none without.
     """
-    positive = validation.labels >= 0
+    positive = validation.targets >= 0
     if not positive.any():
         raise InputError(
             f"the validation split has no clip of {', '.join(wake_words)}: add speakers"

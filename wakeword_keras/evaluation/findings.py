@@ -10,6 +10,7 @@ import numpy as np
 import tf_keras as keras
 from numpy.typing import NDArray
 
+from wakeword_keras.data.clips import ClipFeatures
 from wakeword_keras.data.shards import split_features
 from wakeword_keras.evaluation import (
     calibration_coverage,
@@ -23,6 +24,7 @@ from wakeword_keras.evaluation import (
 from wakeword_keras.evaluation.clip_thresholds import ClipThresholds
 from wakeword_keras.evaluation.run_models import HeldOut, RunModels, open_scorers, score_clips
 from wakeword_keras.evaluation.thresholds import Thresholds
+from wakeword_keras.names import FP32_TFLITE, INT8, INT8_PTQ, TEST
 from wakeword_keras.quantization import calibration, fake_quantize
 from wakeword_keras.streams import scoring
 from wakeword_keras.tflite import convert, flatbuffer
@@ -87,7 +89,7 @@ def measure(models: RunModels, data: HeldOut, thresholds: Thresholds) -> Finding
     print(clip_evaluation.console_table(evaluated), flush=True)
     agreements = _agreements(models, evaluated)
     print(runtime_agreement.table(agreements), flush=True)
-    test = _test_set(data)
+    test = split_features(data.shards, TEST, data.frontend)
     on_device = _on_device(models, test.features)
     print(on_tflite_micro.table(on_device), flush=True)
     float_twin = fake_quantize.float_twin(models.qat, models.fp32)
@@ -113,8 +115,8 @@ def _clips(
     scorers, facts = open_scorers(models)
     return clip_evaluation.evaluate(
         thresholds,
-        score_clips(data, "test", ("cold",), scorers),
-        score_clips(data, "test", ("warm",), scorers),
+        score_clips(data, TEST, ("cold",), scorers),
+        score_clips(data, TEST, ("warm",), scorers),
         facts,
         _logits_per_lsb(models),
         data.shards.wake_words,
@@ -138,7 +140,7 @@ def _agreements(
 
 def _logits_per_lsb(models: RunModels) -> float:
     """Step of the INT8 model's output."""
-    output = flatbuffer.output_affine(models.exported["int8"])
+    output = flatbuffer.output_affine(models.exported[INT8])
     assert output is not None, "open_tflite has checked that the model is int8"
     return output.scale
 
@@ -152,30 +154,21 @@ def _on_device(
     spread = np.linspace(0, len(features) - 1, min(on_tflite_micro.CLIPS, len(features)), dtype=int)
     clips = np.asarray(features[spread], np.float32)
     return tuple(
-        on_tflite_micro.check(name, models.exported[name], clips) for name in ("int8_ptq", "int8")
-    )
-
-
-def _test_set(data: HeldOut) -> calibration.CalibrationSet:
-    whole = split_features(data.shards, "test", data.frontend)
-    return calibration.CalibrationSet(
-        whole.features,
-        tuple(clip.clip_id for clip in whole.clips),
-        tuple(clip.label for clip in whole.clips),
+        on_tflite_micro.check(name, models.exported[name], clips) for name in (INT8_PTQ, INT8)
     )
 
 
 def _layers(
-    models: RunModels, float_twin: keras.Model, test: calibration.CalibrationSet
+    models: RunModels, float_twin: keras.Model, test: ClipFeatures
 ) -> dict[str, layer_error.LayerErrors]:
-    fp32, int8 = models.exported["fp32_tflite"], models.exported["int8"]
+    fp32, int8 = models.exported[FP32_TFLITE], models.exported[INT8]
     with tempfile.TemporaryDirectory() as folder:
         qat = Path(folder, "qat.tflite")
         qat.write_bytes(convert.float_model(float_twin))
         pairs = {
             "fp32_to_int8": (fp32, int8),
             "qat_to_int8": (qat, int8),
-            "fp32_to_int8_ptq": (fp32, models.exported["int8_ptq"]),
+            "fp32_to_int8_ptq": (fp32, models.exported[INT8_PTQ]),
         }
         return {
             step: layer_error.layer_errors(*paths, test.features) for step, paths in pairs.items()
@@ -183,7 +176,7 @@ def _layers(
 
 
 def _coverage(
-    models: RunModels, float_twin: keras.Model, data: HeldOut, test: calibration.CalibrationSet
+    models: RunModels, float_twin: keras.Model, data: HeldOut, test: ClipFeatures
 ) -> calibration_coverage.Coverage:
     covered = calibration_coverage.measure(
         float_twin,
@@ -203,7 +196,7 @@ def _streams(
 ) -> stream_evaluation.StreamReport:
     return stream_evaluation.evaluate(
         thresholds.streams,
-        data.split_audio("test"),
+        data.split_audio(TEST),
         scoring.open_models(models.exported),
         data.stream_settings,
         data.max_false_accepts_per_hour,

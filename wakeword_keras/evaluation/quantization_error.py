@@ -24,6 +24,7 @@ from wakeword_keras.evaluation.scores import (
     widened_interval,
 )
 from wakeword_keras.metrics import detection, intervals
+from wakeword_keras.names import INT8, QAT
 
 _BINS = 41  # odd: the middle one holds no error
 
@@ -148,7 +149,7 @@ def measure(
         raise ValueError(f"output scale must be positive, got {output_scale}")
     _, resamples = resample(test)
     models = {
-        name: _model(test.logits[name], test.labels, thresholds.logits[name], resamples)
+        name: _model(test.logits[name], test.targets, thresholds.logits[name], resamples)
         for name in dict.fromkeys(name for step in STEPS for name in step)
         if name in test.logits
     }
@@ -161,9 +162,9 @@ def measure(
     }
     total = steps["fp32_to_int8"]
     # Both are multiples of the scale in float32: round away what is below a thousandth of a step.
-    apart = np.abs(test.logits["qat"].astype(np.float64) - test.logits["int8"])
+    apart = np.abs(test.logits[QAT].astype(np.float64) - test.logits[INT8])
     lsb = np.round(apart.max(axis=1) / output_scale, 3)
-    positives = int(np.count_nonzero(test.labels >= 0))
+    positives = int(np.count_nonzero(test.targets >= 0))
     return QuantizationError(
         relative_accuracy_drop=total.relative_accuracy_drop,
         accuracy_drop_ci95=total.relative_accuracy_drop_ci95,
@@ -183,16 +184,16 @@ def measure(
 
 def _model(
     logits: NDArray[np.float32],
-    labels: NDArray[np.int32],
+    targets: NDArray[np.int32],
     threshold: float,
     resamples: intervals.Resamples,
 ) -> _Model:
     decided = decisions(logits, threshold)
-    right = decided == labels
-    roc_auc, recall, draws = ranking(logits, labels, resamples)
+    right = decided == targets
+    roc_auc, recall, draws = ranking(logits, targets, resamples)
     recall_draws = draws.recall
     if logits.shape[1] > 1:  # misses are of any wake word, as false accepts are
-        pair = logits.max(axis=1), labels >= 0
+        pair = logits.max(axis=1), targets >= 0
         recall = detection.recall_at_false_positive_rate(*pair, FALSE_POSITIVE_RATE)
         recall_draws = detection.resampled_ranking(*pair, FALSE_POSITIVE_RATE, resamples).recall
     return _Model(
@@ -278,15 +279,16 @@ def _flips(
 
     found = []
     for clip in np.flatnonzero(before.decided != after.decided).tolist():
+        known = test.clips[clip]
         reference_logit, model_logit = (float(m.logits[clip].max()) for m in (before, after))
         severity = reluctance(before, clip, after.decided[clip])
         severity += reluctance(after, clip, before.decided[clip])
         found.append(
             Flip(
-                clip_id=test.clip_ids[clip],
-                label=names[test.labels[clip]],
-                speaker=test.speakers[clip],
-                group=test.groups[clip],
+                clip_id=known.clip_id,
+                label=names[known.target],
+                speaker=known.speaker,
+                group=known.group,
                 reference_logit=reference_logit,
                 model_logit=model_logit,
                 reference_probability=_probability(reference_logit),

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import tf_keras as keras
 
 from wakeword_keras.audio.features import FrontendConfig
+from wakeword_keras.data.clips import ClipFeatures
 from wakeword_keras.data.corpus import Clip
 from wakeword_keras.data.shards import Shards, split_features
-from wakeword_keras.evaluation.scores import ClipBatch, Scores, score
+from wakeword_keras.evaluation.scores import Scores, score
 from wakeword_keras.metrics.stream_rule import StreamConfig
-from wakeword_keras.quantization import calibration, integer_model
+from wakeword_keras.names import FP32, QAT
+from wakeword_keras.quantization import integer_model
 from wakeword_keras.streams import scoring
 from wakeword_keras.tflite.scorers import (
     ModelFacts,
@@ -43,7 +44,7 @@ class RunModels:
     qat: keras.Model
     exported: Mapping[str, Path]
     onnx: Mapping[str, Path]
-    calibration_set: calibration.CalibrationSet
+    calibration_set: ClipFeatures
     training_labels: tuple[str, ...]
 
 
@@ -80,10 +81,10 @@ def open_scorers(models: RunModels) -> tuple[dict[str, Scorer], dict[str, ModelF
     Raises:
       InputError: a file is missing or not what its name says.
     """
-    in_keras = {"fp32": models.fp32, "qat": integer_model.device_model(models.qat, models.fp32)}
+    in_keras = {FP32: models.fp32, QAT: integer_model.device_model(models.qat, models.fp32)}
     scorers = {name: keras_scorer(model) for name, model in in_keras.items()}
     facts = {name: keras_facts(model) for name, model in in_keras.items()}
-    facts["qat"] = dataclasses.replace(facts["qat"], kernels="keras, as int8 kernels compute")
+    facts[QAT] = dataclasses.replace(facts[QAT], kernels="keras, as int8 kernels compute")
     exported, exported_facts = open_tflite(models.exported)
     scorers, facts = scorers | exported, facts | exported_facts
     for name, path in models.onnx.items():
@@ -113,16 +114,8 @@ def score_clips(
 
 def clip_batches(
     data: HeldOut, split: str, condition: str = "cold", batch: int = 256
-) -> Iterator[ClipBatch]:
+) -> Iterator[ClipFeatures]:
     """The clips of a split, front end cold or warm, in batches to score."""
     whole = split_features(data.shards, split, data.frontend, condition)
-    for start in range(0, len(whole.clips), batch):
-        clips = whole.clips[start : start + batch]
-        yield ClipBatch(
-            tuple(clip.clip_id for clip in clips),
-            whole.targets[start : start + batch],
-            tuple(clip.group for clip in clips),
-            tuple(clip.speaker for clip in clips),
-            np.asarray(whole.features[start : start + batch]),
-            tuple(clip.label for clip in clips),
-        )
+    for start in range(0, len(whole), batch):
+        yield whole[start : start + batch]

@@ -12,6 +12,7 @@ from typing import Any
 
 from wakeword_keras.evaluation.stream_thresholds import StreamChoice, most_useful
 from wakeword_keras.metrics.stream_rule import StreamConfig
+from wakeword_keras.names import INT8
 from wakeword_keras.streams import scoring
 from wakeword_keras.streams.scoring import SplitAudio, StreamModel, StreamSettings, Tracks
 from wakeword_keras.streams.stream_metrics import (
@@ -100,7 +101,7 @@ def evaluate(
       InputError: streams are shorter than a window, or a recording is gone.
       ValueError: a model gives NaN or infinity.
     """
-    hours = thresholds["int8"].validation.hours
+    hours = thresholds[INT8].validation.hours
     most = allowed_events(max_false_accepts_per_hour, hours)
     chosen = {name: thresholds[name].threshold for name in models}
     tests = scoring.score(
@@ -114,7 +115,7 @@ def evaluate(
         test.shards.wake_words,
         settings.config,
         max_false_accepts_per_hour,
-        thresholds["int8"].streams,
+        thresholds[INT8].streams,
         len(test.streams),
         {
             name: _model_streams(models[name], thresholds[name], tests[name], test, settings)

@@ -19,6 +19,7 @@ from wakeword_keras.evaluation.clip_thresholds import ClipThresholds
 from wakeword_keras.evaluation.run_models import HeldOut, RunModels, open_scorers, score_clips
 from wakeword_keras.evaluation.stream_thresholds import StreamChoice
 from wakeword_keras.files import write_json
+from wakeword_keras.names import VALIDATION
 from wakeword_keras.streams import scoring
 from wakeword_keras.streams.stream_metrics import StreamMetrics, StreamThreshold
 
@@ -48,12 +49,12 @@ def choose(models: RunModels, data: HeldOut) -> Thresholds:
     """
     scorers, _ = open_scorers(models)
     # The device's front end is warm, a test set's cold: one threshold has to serve both.
-    validation = score_clips(data, "validation", CONDITIONS, scorers)
+    validation = score_clips(data, VALIDATION, CONDITIONS, scorers)
     clips = clip_thresholds.choose(validation, data.shards.wake_words)
     if not data.ambient:
         return Thresholds(clips, {})
     streams = stream_thresholds.choose(
-        data.split_audio("validation"),
+        data.split_audio(VALIDATION),
         scoring.open_models(models.exported),
         data.stream_settings,
         data.max_false_accepts_per_hour,
@@ -104,7 +105,7 @@ def _stream_choice(content: Mapping[str, Any]) -> StreamChoice:
         for name, value in content["validation"].items()
     }
     return StreamChoice(
-        **{**content, "threshold": threshold, "validation": StreamMetrics(**validation)}
+        **{**content, "threshold": threshold, VALIDATION: StreamMetrics(**validation)}
     )
 
 

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from wakeword_keras.audio import audio_file
 from wakeword_keras.data import ambient
-from wakeword_keras.data.corpus import POSITIVE, TEST, Clip, Corpus, read_corpus
+from wakeword_keras.data.corpus import Clip, Corpus, read_corpus
 from wakeword_keras.data.recordings import few
 from wakeword_keras.data.shards import Shards, fit_length, read_audio, write_shards
 from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation.findings import measure
 from wakeword_keras.evaluation.run_models import HeldOut
 from wakeword_keras.files import write_json
+from wakeword_keras.names import POSITIVE, TEST, TRAIN, VALIDATION
 from wakeword_keras.report import report
 from wakeword_keras.run import pipeline
 from wakeword_keras.run.directory import hash_of
@@ -79,7 +80,7 @@ def _unheard(corpus: Corpus, shards: Shards) -> Corpus:
     """The corpus without clips that sound like one the run was trained or chosen on."""
     heard = {
         _digest(samples)
-        for split in ("train", "validation")
+        for split in (TRAIN, VALIDATION)
         for samples in read_audio(shards, split)
         if samples.any()
     }

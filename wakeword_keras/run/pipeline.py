@@ -15,6 +15,7 @@ from wakeword_keras import models
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.audio.features import FrontendConfig, compute
 from wakeword_keras.data import ambient
+from wakeword_keras.data.clips import ClipFeatures
 from wakeword_keras.data.corpus import Clip, Corpus, CorpusConfig, read_corpus
 from wakeword_keras.data.shards import (
     CONDITIONS,
@@ -32,6 +33,17 @@ from wakeword_keras.evaluation.run_models import HeldOut, RunModels
 from wakeword_keras.evaluation.thresholds import Thresholds
 from wakeword_keras.files import write_bytes, write_json
 from wakeword_keras.firmware import bundle
+from wakeword_keras.names import (
+    FP32_ONNX,
+    FP32_TFLITE,
+    INT8,
+    INT8_ONNX,
+    INT8_PTQ,
+    ONNX_FILES,
+    TFLITE_FILES,
+    TRAIN,
+    VALIDATION,
+)
 from wakeword_keras.onnx import translate
 from wakeword_keras.quantization import calibration, fake_quantize, finetuning
 from wakeword_keras.report import report
@@ -53,14 +65,7 @@ STAGES = {
     "report": "report/report.json",
     "firmware": "firmware/manifest.json",
 }
-TFLITE_FILES = {
-    "fp32_tflite": "model_fp32.tflite",
-    "int8_ptq": "model_int8_ptq.tflite",
-    "int8": "model_int8.tflite",
-}
-# The models again as ONNX: name, file and the TFLite file they are translated from.
-ONNX_FILES = {"fp32_onnx": "model_fp32.onnx", "int8_onnx": "model_int8.onnx"}
-_TRANSLATED_FROM = {"fp32_onnx": "fp32_tflite", "int8_onnx": "int8"}
+_TRANSLATED_FROM = {FP32_ONNX: FP32_TFLITE, INT8_ONNX: INT8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,12 +183,12 @@ def _run_models(
     shards: Shards,
     fp32: keras.Model,
     qat: keras.Model,
-    calibration_set: calibration.CalibrationSet,
+    calibration_set: ClipFeatures,
 ) -> RunModels:
     exported = {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
     translated = {name: run.path("export", file) for name, file in ONNX_FILES.items()}
     translated = {name: path for name, path in translated.items() if path.exists()}
-    labels = tuple(clip.label for clip in shards.clips["train"])
+    labels = tuple(clip.label for clip in shards.clips[TRAIN])
     return RunModels(fp32, qat, exported, translated, calibration_set, labels)
 
 
@@ -227,7 +232,7 @@ def gather_corpus(config: RunConfig) -> Corpus:
 
 def _training_data(config: RunConfig, shards: Shards) -> loop.TrainingData:
     validation = tuple(
-        split_features(shards, "validation", config.frontend, condition) for condition in CONDITIONS
+        split_features(shards, VALIDATION, config.frontend, condition) for condition in CONDITIONS
     )
     return loop.TrainingData(
         shards,
@@ -255,20 +260,16 @@ def _train(run: RunDirectory, config: RunConfig, shards: Shards) -> None:
     os.replace(partial, path)
 
 
-def _calibration_set(config: RunConfig, shards: Shards) -> calibration.CalibrationSet:
+def _calibration_set(config: RunConfig, shards: Shards) -> ClipFeatures:
     """Features of a stratified choice of training clips."""
-    clips = shards.clips["train"]
+    clips = shards.clips[TRAIN]
     chosen = calibration.choose_clips(
         [clip.label for clip in clips], config.calibration_clips, config.seed
     )
     wanted = set(chosen.tolist())
-    audio = (clip for i, clip in enumerate(read_audio(shards, "train")) if i in wanted)
+    audio = (clip for i, clip in enumerate(read_audio(shards, TRAIN)) if i in wanted)
     features = np.concatenate([compute(clip[None], config.frontend) for clip in audio])
-    return calibration.CalibrationSet(
-        features,
-        tuple(clips[i].clip_id for i in chosen),
-        tuple(clips[i].label for i in chosen),
-    )
+    return ClipFeatures(tuple(clips[i] for i in chosen), features)
 
 
 def _qat(
@@ -276,7 +277,7 @@ def _qat(
     config: RunConfig,
     shards: Shards,
     fp32: keras.Model,
-    calibration_set: calibration.CalibrationSet,
+    calibration_set: ClipFeatures,
 ) -> keras.Model:
     qat = fake_quantize.quantize(fp32, config.frontend.input_affine)
     if not run.done("qat"):
@@ -291,7 +292,7 @@ def _calibrate(
     run: RunDirectory,
     qat: keras.Model,
     fp32: keras.Model,
-    calibration_set: calibration.CalibrationSet,
+    calibration_set: ClipFeatures,
 ) -> None:
     ranges = calibration.calibrate(qat, fp32, calibration_set.features)
     write_json(run.path("calibration.json"), _calibration_record(calibration_set, ranges))
@@ -309,16 +310,16 @@ def _finetune(
 
 
 def _calibration_record(
-    calibration_set: calibration.CalibrationSet, ranges: list[calibration.ActivationRange]
+    calibration_set: ClipFeatures, ranges: list[calibration.ActivationRange]
 ) -> dict:
-    labels, counts = np.unique(calibration_set.labels, return_counts=True)
+    labels, counts = np.unique([clip.label for clip in calibration_set.clips], return_counts=True)
     return {
         "split": "train",
-        "clips": len(calibration_set.clip_ids),
+        "clips": len(calibration_set),
         "clips_by_label": dict(zip(labels.tolist(), counts.tolist(), strict=True)),
-        "sha256": calibration_set.sha256,
+        "sha256": calibration.sha256(calibration_set),
         "activations": [asdict(activation) for activation in ranges],
-        "clip_ids": calibration_set.clip_ids,
+        "clip_ids": [clip.clip_id for clip in calibration_set.clips],
     }
 
 
@@ -326,13 +327,13 @@ def _export(
     run: RunDirectory,
     fp32: keras.Model,
     qat: keras.Model,
-    calibration_set: calibration.CalibrationSet,
+    calibration_set: ClipFeatures,
 ) -> None:
-    dataset_fn = calibration_set.representative_dataset
+    dataset_fn = calibration.representative_dataset(calibration_set.features)
     converters: dict[str, Callable[[], bytes]] = {
-        "fp32_tflite": lambda: convert.float_model(fp32),
-        "int8_ptq": lambda: convert.int8_model(fp32, dataset_fn),
-        "int8": lambda: convert.int8_model(qat, dataset_fn),
+        FP32_TFLITE: lambda: convert.float_model(fp32),
+        INT8_PTQ: lambda: convert.int8_model(fp32, dataset_fn),
+        INT8: lambda: convert.int8_model(qat, dataset_fn),
     }
     for name, converted in converters.items():
         write_bytes(run.path("export", TFLITE_FILES[name]), converted())
@@ -395,8 +396,8 @@ def _firmware(run: RunDirectory, config: RunConfig, wake_words: Sequence[str]) -
         wake_words=wake_words,
         frontend=config.frontend,
         clip_ms=config.corpus.clip_ms,
-        threshold_logit=chosen.clips.logits["int8"],
-        stream_sum=chosen.streams["int8"].threshold.sum if chosen.streams else None,
+        threshold_logit=chosen.clips.logits[INT8],
+        stream_sum=chosen.streams[INT8].threshold.sum if chosen.streams else None,
         hashes={
             "corpus": run.record["data_sha256"],
             "config": hash_of(run.record["config"]),
