@@ -163,7 +163,7 @@ def test_a_run_that_is_not_finished_is_named_with_the_mend(copied, tmp_path):
     refused(copied, words, "export is not done", "run.flags", out=tmp_path / "out")
 
 
-def test_silence_is_no_proof_that_a_clip_was_heard(stream_run, tmp_path):
+def test_silence_is_no_proof_that_a_clip_trained_the_run(stream_run, tmp_path):
     folder = tmp_path / "words"
     for label in ("yes", "no"):
         (folder / label).mkdir(parents=True)
@@ -172,4 +172,4 @@ def test_silence_is_no_proof_that_a_clip_was_heard(stream_run, tmp_path):
     corpus = other_recordings.read_corpus(
         [str(folder)], stream_run.corpus, only=other_recordings.TEST
     )
-    assert other_recordings._unheard(corpus, shards) == corpus
+    assert other_recordings._without_the_runs_own(corpus, shards) == corpus

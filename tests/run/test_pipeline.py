@@ -173,7 +173,7 @@ def test_history_has_one_row_an_epoch(finished, stage, epochs):
         assert float(row["hardest_tenth_weight_ce"]) == pytest.approx(1, abs=1e-6)
 
 
-def test_calibration_heard_training_clips_alone(finished, shards):
+def test_calibration_uses_training_clips_alone(finished, shards):
     calibration = read(finished / "calibration.json")
     ids = {split: {clip.clip_id for clip in clips} for split, clips in shards.clips.items()}
     chosen = set(calibration["clip_ids"])

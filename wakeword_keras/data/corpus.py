@@ -6,7 +6,7 @@ falls. Where nobody says who spoke (see recordings.py), each file name counts as
 message says so: one person may then be on both sides of a split.
 
 Recordings of negatives longer than a clip are cut into clips. A long noise recording has no
-speaker; it is split by time instead, so that every split hears it, and no moment is in two.
+speaker; it is split by time instead, so that every split has some of it, and no moment is in two.
 """
 
 import difflib

@@ -1,4 +1,4 @@
-"""Calibration coverage: whether the clips that set the ranges stand for those the device hears.
+"""Calibration coverage: whether the clips that set the ranges stand for those the device meets.
 
 Ranges are those that the QAT model holds now; activations are its float twin's
 (`fake_quantize.float_twin`), because fine-tuning moves weights.

@@ -205,7 +205,7 @@ def _metrics(
 
 
 def detection_scores(scores: Scores, model: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """A score per clip for which `score >= threshold` on a positive means heard, and positives.
+    """A score per clip for which `score >= threshold` on a positive is a detection, and positives.
 
     A positive whose highest logit is another word's is missed at every threshold: it gets a score
     below all others.

@@ -219,22 +219,16 @@ def _step(
     before, after = (models[name] for name in names)
     if not before.right.any():
         raise ValueError(f"{names[0]} decides no test clip right: there is no accuracy to lose")
-    lost = before.right.astype(np.float64) - after.right
-    with np.errstate(invalid="ignore", divide="ignore"):
-        drops = np.divide(*(intervals.resampled_mean(x, resamples) for x in (lost, before.right)))
+    drop, drop_ci95 = _relative_drop(before, after, resamples)
     signed = after.logits.astype(np.float64) - before.logits
     absolute = np.abs(signed)
-    largest = float(absolute.max())
-    limit = largest or 1.0
-    counts, edges = np.histogram(signed, _BINS, (-limit, limit))
-    flipped = before.decided != after.decided
-    flips = int(np.count_nonzero(flipped))
-    share = widened_interval(intervals.resampled_mean(flipped, resamples), flips, flipped.size)
+    edges, counts = _histogram(signed)
+    flips = _flips(before, after, test, wake_words)
     return StepError(
         *names,
-        clips=flipped.size,
-        relative_accuracy_drop=float(lost.mean() / before.right.mean()),
-        relative_accuracy_drop_ci95=intervals.percentile_interval(drops[np.isfinite(drops)]),
+        clips=len(test.clips),
+        relative_accuracy_drop=drop,
+        relative_accuracy_drop_ci95=drop_ci95,
         roc_auc_drop=before.roc_auc - after.roc_auc,
         roc_auc_drop_ci95=intervals.percentile_interval(before.roc_auc_draws - after.roc_auc_draws),
         delta_miss_rate_at_equal_false_accepts=before.recall - after.recall,
@@ -247,14 +241,40 @@ def _step(
         score_mean_abs_error_ci95=intervals.percentile_interval(
             intervals.resampled_mean(absolute.mean(axis=1), resamples)
         ),
-        score_max_abs_error=largest,
+        score_max_abs_error=float(absolute.max()),
         score_max_abs_error_ci95=_max_interval(absolute.max(axis=1), resamples),
-        score_histogram_edges=tuple(edges.tolist()),
-        score_histogram=tuple(counts.tolist()),
-        decisions_flipped=flips,
-        decisions_flipped_ci95=(share[0] * flipped.size, share[1] * flipped.size),
-        flips=_flips(before, after, test, wake_words),
+        score_histogram_edges=edges,
+        score_histogram=counts,
+        decisions_flipped=len(flips),
+        decisions_flipped_ci95=_flipped_interval(before, after, resamples),
+        flips=flips,
     )
+
+
+def _relative_drop(
+    before: _Model, after: _Model, resamples: intervals.Resamples
+) -> tuple[float, Interval]:
+    """Share of the accuracy that is lost, and its paired interval."""
+    lost = before.right.astype(np.float64) - after.right
+    with np.errstate(invalid="ignore", divide="ignore"):
+        draws = np.divide(*(intervals.resampled_mean(x, resamples) for x in (lost, before.right)))
+    drop = float(lost.mean() / before.right.mean())
+    return drop, intervals.percentile_interval(draws[np.isfinite(draws)])
+
+
+def _histogram(errors: NDArray[np.float64]) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Edges of the bins, zero in the middle, and errors in each."""
+    limit = float(np.abs(errors).max()) or 1.0
+    counts, edges = np.histogram(errors, _BINS, (-limit, limit))
+    return tuple(edges.tolist()), tuple(counts.tolist())
+
+
+def _flipped_interval(before: _Model, after: _Model, resamples: intervals.Resamples) -> Interval:
+    """Interval of the number of clips decided differently."""
+    flipped = before.decided != after.decided
+    draws = intervals.resampled_mean(flipped, resamples)
+    low, high = widened_interval(draws, int(flipped.sum()), flipped.size)
+    return low * flipped.size, high * flipped.size
 
 
 def _max_interval(values: NDArray[np.float64], resamples: intervals.Resamples) -> Interval:

@@ -127,7 +127,7 @@ def false_accepts(streams: StreamReport | None) -> Verdict:
     """INT8's false accepts per hour on test streams against the budget."""
     line = "false accepts"
     if streams is None:
-        detail = "No stream was heard: train with ambient audio to know."
+        detail = "No stream was scored: train with ambient audio to know."
         return Verdict(line, "open", "False accepts per hour not measured", detail)
     budget, test = streams.max_false_accepts_per_hour, streams.models[INT8].test
     # None in too few hours shows less than it seems: the upper bound has to keep the budget.
@@ -160,7 +160,7 @@ def calibrated(coverage: Coverage) -> Verdict:
     sets = f"{coverage.clips_calibration} calibration and {coverage.clips_checked} test clips"
     warnings = " ".join(f"{warning[:1].upper()}{warning[1:]}." for warning in coverage.warnings)
     if not coverage.disjoint:
-        return Verdict("calibration", "poor", "Calibration heard test clips", warnings)
+        return Verdict("calibration", "poor", "Calibration used test clips", warnings)
     apart = f"{sets} share no clip, neither by name nor by sound."
     if warnings:
         count = len(coverage.warnings)

@@ -57,7 +57,7 @@ def evaluate(
         )
     corpus = read_corpus(data_dirs, config.corpus, only=TEST)
     run, shards, models = pipeline.open_finished(config)
-    corpus = _unheard(corpus, shards)
+    corpus = _without_the_runs_own(corpus, shards)
     if ambient_dirs:
         corpus = ambient.join_test(corpus, ambient_dirs, config.corpus)
     for message in corpus.messages:
@@ -76,9 +76,9 @@ def evaluate(
     print(f"report: {out / 'report.html'}")
 
 
-def _unheard(corpus: Corpus, shards: Shards) -> Corpus:
+def _without_the_runs_own(corpus: Corpus, shards: Shards) -> Corpus:
     """The corpus without clips that sound like one the run was trained or chosen on."""
-    heard = {
+    own = {
         _digest(samples)
         for split in (TRAIN, VALIDATION)
         for samples in read_audio(shards, split)
@@ -88,7 +88,7 @@ def _unheard(corpus: Corpus, shards: Shards) -> Corpus:
     dropped: list[Clip] = []
     for clip in corpus.clips:
         samples = audio_file.read(clip.path, clip.start_s, clip.duration_s)
-        known = _digest(fit_length(samples, shards.clip_samples)) in heard
+        known = _digest(fit_length(samples, shards.clip_samples)) in own
         (dropped if known else kept).append(clip)
     if not dropped:
         return corpus
