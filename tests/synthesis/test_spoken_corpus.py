@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from wakeword_keras.errors import InputError
+from wakeword_keras.names import SPLITS
 from wakeword_keras.synthesis import corpus as synthesis
 from wakeword_keras.synthesis import espeak, lines, phonetics, voices
 from wakeword_keras.synthesis.corpus import SynthesisConfig, phrase_duration, synthesize
@@ -55,7 +56,7 @@ def test_every_split_has_every_label_in_the_counts_asked_for(corpus):
     wanted |= {"_background_noise_": 24, "_silence_": 6}
     assert len(clips) == 3 * len(wanted)
     for label, count in wanted.items():
-        assert sum(clips[label, split] for split in voices.SPLITS) == count
+        assert sum(clips[label, split] for split in SPLITS) == count
 
 
 def test_no_speaker_and_no_family_of_variants_is_in_two_splits(corpus):
@@ -73,9 +74,9 @@ def test_no_speaker_and_no_family_of_variants_is_in_two_splits(corpus):
 @pytest.mark.parametrize("count", [3, 8, 160, len(voices.ACCENTS) * len(voices.VARIANTS)])
 def test_voices_are_distinct_and_every_split_has_some(count):
     chosen = voices.choose_voices(count, 1)
-    every = [voice for split in voices.SPLITS for voice in chosen[split]]
+    every = [voice for split in SPLITS for voice in chosen[split]]
     assert len(set(every)) == len(every) == count
-    assert all(chosen[split] for split in voices.SPLITS)
+    assert all(chosen[split] for split in SPLITS)
     if count >= 160:
         assert 0.6 < len(chosen["train"]) / count < 0.8
 

@@ -29,11 +29,10 @@ from wakeword_keras.audio import noise_signals
 from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
 from wakeword_keras.audio.noise_signals import Signal
 from wakeword_keras.errors import InputError
+from wakeword_keras.names import BACKGROUND_NOISE, SILENCE, SPLITS, VALIDATION
 from wakeword_keras.synthesis.espeak import Espeak
 from wakeword_keras.synthesis.lines import (
-    NOISE,
     RATES_WPM,
-    SILENCE,
     SIMILAR,
     SPEECH,
     Line,
@@ -47,7 +46,7 @@ from wakeword_keras.synthesis.lines import (
     without_phrase,
     write_script,
 )
-from wakeword_keras.synthesis.voices import ACCENTS, SHARES, SPLITS, VARIANTS, choose_voices
+from wakeword_keras.synthesis.voices import ACCENTS, SHARES, VARIANTS, choose_voices
 
 _FORMAT = "flac"
 _VERSION = 1  # of the recipe: a corpus of another version is made again
@@ -115,7 +114,7 @@ class _Studio:
 
 
 def _split_counts(count: int) -> dict[str, int]:
-    held_out = max(1, round(count * SHARES["validation"]))
+    held_out = max(1, round(count * SHARES[VALIDATION]))
     return dict(zip(SPLITS, (count - 2 * held_out, held_out, held_out), strict=True))
 
 
@@ -253,7 +252,8 @@ def _clips(studio: _Studio, label: str) -> Iterator[tuple[str, str, str, Signal]
             yield SPEECH, voice, split, _clip(studio, *_other_speech(studio, voice))
         for i, first in enumerate(range(0, counts["noise"], _RECORDING_CLIPS)):
             length = min(_RECORDING_CLIPS, counts["noise"] - first) * config.clip_samples
-            yield NOISE, f"noise-{split}-{i}", split, _background(studio, voices, i, length)
+            noise = _background(studio, voices, i, length)
+            yield BACKGROUND_NOISE, f"noise-{split}-{i}", split, noise
         for i in range(counts["silence"]):
             yield SILENCE, f"silence-{split}-{i}", split, _silence(studio, split, i)
 

@@ -15,7 +15,7 @@ from wakeword_keras.synthesis import phonetics
 from wakeword_keras.synthesis.espeak import Espeak
 from wakeword_keras.synthesis.voices import ACCENTS
 
-SIMILAR, SPEECH, NOISE, SILENCE = "similar", "speech", "_background_noise_", "_silence_"
+SIMILAR, SPEECH = "similar", "speech"
 RATES_WPM = (140, 240)
 _COMMA_RATE_WPM = 200  # slowest rate with a pause inside the phrase, which makes it longer
 # Below this the difference is smaller than one between accents ("d" for "t" costs 0.3).

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}  # of the voices and clips
-SPLITS = tuple(SHARES)
+from wakeword_keras.names import SPLITS, TEST, TRAIN, VALIDATION
+
+SHARES = {TRAIN: 0.7, VALIDATION: 0.15, TEST: 0.15}  # of the voices and clips
 # fmt: off
 ACCENTS = (
     "en-us", "en", "en-gb-scotland", "en-029", "en-gb-x-rp", "en-us-nyc", "en-gb-x-gbclan",

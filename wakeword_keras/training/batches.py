@@ -24,6 +24,7 @@ from wakeword_keras.audio.augmentation import (
 from wakeword_keras.audio.features import FrontendConfig, graph_features
 from wakeword_keras.data.shards import Shards, parse
 from wakeword_keras.errors import InputError
+from wakeword_keras.names import TRAIN
 
 _ENDLESS = 1 << 40
 
@@ -60,7 +61,7 @@ class DataConfig:
 
 def steps_per_epoch(shards: Shards, config: DataConfig) -> int:
     """Batches that hold as many examples as there are training clips; at least 1."""
-    return max(1, len(shards.clips["train"]) // config.batch)
+    return max(1, len(shards.clips[TRAIN]) // config.batch)
 
 
 def training_batches(
@@ -92,7 +93,7 @@ def training_batches(
     first_step = first_epoch * steps
     augmented = _augmentation(shards, frontend, augment, impulse_responses)
     groups = functools.partial(_augmented_groups, shards, config, augmented, seed)
-    echoes = _Echoes(groups, config, len(shards.clips["train"]), seed, first_step)
+    echoes = _Echoes(groups, config, len(shards.clips[TRAIN]), seed, first_step)
     frames = frontend.num_frames(shards.clip_samples)
 
     def batch(step: tf.Tensor) -> tuple:
@@ -188,7 +189,7 @@ def _augmented_groups(
     shards: Shards, config: DataConfig, augmented: Callable, seed: int, first_group: int
 ) -> tf.data.Dataset:
     """Groups of augmented clips from endless passes over the training clips."""
-    clips = len(shards.clips["train"])
+    clips = len(shards.clips[TRAIN])
     first = first_group * config.new_clips
 
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
@@ -235,7 +236,7 @@ def _shuffled_clips(
 ) -> tf.data.Dataset:
     """The training clips as they are stored, in the order of a pass."""
     pair = tf.stack([tf.cast(seed, tf.int64), number])
-    paths = tf.random.experimental.stateless_shuffle(tf.constant(shards.paths("train")), pair)
+    paths = tf.random.experimental.stateless_shuffle(tf.constant(shards.paths(TRAIN)), pair)
     clips = tf.data.TFRecordDataset(paths).map(lambda record: parse(record, shards.clip_samples))
-    buffer = min(config.shuffle, len(shards.clips["train"]))
+    buffer = min(config.shuffle, len(shards.clips[TRAIN]))
     return clips.shuffle(buffer, seed=seed * 100_003 + number)
