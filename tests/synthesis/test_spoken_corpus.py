@@ -1,9 +1,11 @@
 import csv
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +167,25 @@ def test_a_killed_synthesis_leaves_no_corpus_and_is_made_again(tmp_path, monkeyp
     synthesize(PHRASE, str(folder), TINY)
     assert contents(folder) == contents(corpus)
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_two_runs_that_synthesise_at_once_share_a_whole_corpus(tmp_path, corpus):
+    folder = tmp_path / "c"
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: synthesize(PHRASE, str(folder), TINY), range(2)))
+    assert contents(folder) == contents(corpus)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("name", ["synthesis.json", "manifest.csv", "similar"])
+def test_a_corpus_without_all_of_its_files_is_made_again(tmp_path, corpus, name, capsys):
+    folder = tmp_path / "c"
+    shutil.copytree(corpus, folder)
+    damaged = folder / name if "." in name else min((folder / name).iterdir())
+    damaged.unlink()
+    synthesize(PHRASE, str(folder), TINY)
+    assert contents(folder) == contents(corpus)
+    assert str(folder) in capsys.readouterr().out
 
 
 def test_a_folder_with_other_things_is_not_deleted(tmp_path):

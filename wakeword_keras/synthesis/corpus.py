@@ -13,8 +13,6 @@ import csv
 import dataclasses
 import json
 import math
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
+from wakeword_keras import files
 from wakeword_keras.audio import noise_signals
 from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
 from wakeword_keras.audio.noise_signals import Signal
@@ -301,34 +300,41 @@ def _clip_counts(config: SynthesisConfig) -> dict[str, dict[str, int]]:
 
 
 def _is_finished(folder: Path, phrase: str, config: SynthesisConfig) -> bool:
-    """Whether a folder holds this very corpus.
+    """Whether a folder holds this very corpus, whole."""
+    facts = _read_facts(folder)
+    wanted = {"version": _VERSION, "phrase": phrase, "config": dataclasses.asdict(config)}
+    return {name: facts.get(name) for name in wanted} == wanted and files.is_whole(folder)
 
-    Raises:
-        InputError: it holds something that is no synthesised corpus, which we would not delete.
-    """
-    if folder.is_file():
-        raise InputError(f"{folder} is a file; give an empty or new folder")
-    if not folder.exists() or not any(folder.iterdir()):
-        return False
+
+def _read_facts(folder: Path) -> dict[str, object]:
+    """What synthesis.json says; nothing where it is missing or damaged."""
     try:
         facts = json.loads((folder / "synthesis.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuses a folder that holds something else than a synthesised corpus."""
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; give an empty or new folder")
+    ours = "version" in _read_facts(folder) or (folder / files.CHECKSUMS).exists()
+    if folder.exists() and any(folder.iterdir()) and not ours:
         raise InputError(
-            f"{folder} is not empty and not a synthesised corpus (synthesis.json: {error}); "
+            f"{folder} is not empty and not a synthesised corpus (no synthesis.json of one); "
             "give an empty or new folder"
-        ) from error
-    wanted = [_VERSION, phrase, dataclasses.asdict(config)]
-    return [facts.get(key) for key in ("version", "phrase", "config")] == wanted
+        )
 
 
 def synthesize(phrase: str, out_dir: str, config: SynthesisConfig = SynthesisConfig()) -> str:
     """Makes a corpus for a wake phrase, or finds it made already.
 
-    The corpus is built beside `out_dir` and moved there when it is complete, so `out_dir` never
-    holds half of one. It has `manifest.csv` (path, label, speaker, split), a folder of clips per
-    label (mono 16 kHz 16 bit) and `synthesis.json`: config, counts, voices, the phrase's phonemes
-    and the similar phrases with their distances (see `phonetics`). Another corpus of this function
-    at `out_dir` is replaced.
+    The corpus is built beside `out_dir` and moved there when it is complete (see `files`); one that
+    is damaged is made again, another one of this function at `out_dir` replaced. It has
+    `manifest.csv` (path, label, speaker, split), a folder of clips per label (mono 16 kHz 16 bit)
+    and `synthesis.json`: config, counts, voices, the phrase's phonemes and the similar phrases with
+    their distances (see `phonetics`).
 
     Args:
         phrase: the wake phrase in English, "hey jarvis".
@@ -345,6 +351,7 @@ def synthesize(phrase: str, out_dir: str, config: SynthesisConfig = SynthesisCon
     words, label, folder = spoken(phrase), phrase_label(phrase), Path(out_dir)
     if _is_finished(folder, words, config):
         return label
+    _check_replaceable(folder)
     tts = Espeak(config.seed)
     script = write_script(tts, words, choose_voices(config.voices, config.seed))
     needed_ms = clip_ms_needed(_longest_ms(tts, words, script.voices))
@@ -353,13 +360,12 @@ def synthesize(phrase: str, out_dir: str, config: SynthesisConfig = SynthesisCon
             f"`clip_ms`={config.clip_ms} is too short for {phrase!r}, which takes up to "
             f"{needed_ms} ms: give `clip_ms`={needed_ms} or more"
         )
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _record(_Studio(tts, np.random.default_rng(config.seed), config, script), label, partial)
-    facts = json.dumps(_facts(tts, script, label, config), indent=1, ensure_ascii=False)
-    (partial / "synthesis.json").write_text(facts + "\n", "utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
+
+    def write(partial: Path) -> None:
+        rng = np.random.default_rng(config.seed)
+        _record(_Studio(tts, rng, config, script), label, partial)
+        facts = json.dumps(_facts(tts, script, label, config), indent=1, ensure_ascii=False)
+        (partial / "synthesis.json").write_text(facts + "\n", "utf-8")
+
+    files.build_folder(folder, write, lambda path: _is_finished(path, words, config))
     return label
