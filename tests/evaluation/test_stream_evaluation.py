@@ -22,12 +22,12 @@ from wakeword_keras.metrics import stream_rule
 from wakeword_keras.metrics.stream_rule import PROBABILITY_ONE, StreamConfig
 from wakeword_keras.report import plots, report
 from wakeword_keras.streams import scoring, stream_metrics
-from wakeword_keras.streams.detector import Detector, detect_stream, load_detector
-from wakeword_keras.streams.scoring import Ear, SplitAudio, StreamModel, Tracks
+from wakeword_keras.streams.detector import Detector, detections, load_detector, stream_logits
+from wakeword_keras.streams.scoring import SplitAudio, StreamModel, StreamSettings, Tracks
 
 CONFIG = StreamConfig(stride_ms=50, average_ms=50, refractory_ms=200)  # 4 steps
 FRONTEND = FrontendConfig()
-EAR = Ear(FRONTEND, FRONTEND.num_frames(CLIP_MS * 16), CONFIG)
+SETTINGS = StreamSettings(FRONTEND, FRONTEND.num_frames(CLIP_MS * 16), CONFIG)
 OUTPUT = Affine(0.064, -18)
 
 
@@ -172,7 +172,7 @@ def test_budget_of_29_in_100_hours_is_29_despite_rounding():
 def test_loudest_are_apart_in_their_file_and_in_order():
     audio = silent_audio([0], streams=2, hours=20 / 3600)
     given_tracks = tracks([[0, 50, 60, 55, 0, 0, 0, 40], [0] * 7 + [70]], [[0]])
-    loud = stream_metrics.loudest(given_tracks, int(units(55)), audio, EAR)
+    loud = stream_metrics.highest_peaks(given_tracks, int(units(55)), audio, SETTINGS)
     assert [(x.file, x.fires) for x in loud[:3]] == [
         ("_ambient_/1.wav", True), ("_ambient_/0.wav", True), ("_ambient_/0.wav", False)
     ]  # fmt: skip
@@ -215,7 +215,9 @@ def audio_of(tmp_path_factory):
 
 
 def listened(audio_of, models, budget=600.0):
-    return stream_evaluation.evaluate(audio_of("validation"), audio_of("test"), models, EAR, budget)
+    return stream_evaluation.evaluate(
+        audio_of("validation"), audio_of("test"), models, SETTINGS, budget
+    )
 
 
 def test_screening_changes_no_figure_of_the_exact_kernels(audio_of):
@@ -246,11 +248,12 @@ def test_kernels_further_apart_than_expected_are_rescored_until_it_does_not_matt
 def test_a_stream_is_heard_as_the_detector_hears_it(audio_of):
     test = audio_of("test")
     config = dataclasses.replace(CONFIG, average_ms=100)
-    ear = dataclasses.replace(EAR, config=config)
-    found = scoring.score(test, {"int8": StreamModel(exact_logits)}, ear, 1e9)["int8"]
+    settings = dataclasses.replace(SETTINGS, config=config)
+    found = scoring.score(test, {"int8": StreamModel(exact_logits)}, settings, 1e9)["int8"]
     at = 0.5
-    detector = Detector(exact_logits, ("yes",), FRONTEND, EAR.frames, at)
-    heard = [len(detect_stream(blocks, detector, config)) for blocks in test.recordings()]
+    detector = Detector(exact_logits, ("yes",), FRONTEND, SETTINGS.frames, at)
+    logits = [stream_logits(blocks, detector, config.stride_ms) for blocks in test.recordings()]
+    heard = [len(detections(values, detector, config)) for values in logits]
     threshold = np.array([round(at * config.one)])
     counts = [
         int(stream_rule.event_counts([sums], threshold, config.refractory_steps)[0])
@@ -309,7 +312,7 @@ def test_no_wake_words_or_no_streams_are_refused(audio_of):
     short = [dataclasses.replace(pieces[0], duration_s=0.1)]
     audio = scoring.split_audio(test.shards, short, "test")
     # Silence follows what is shorter than a window.
-    found = scoring.score(audio, {"m": StreamModel(exact_logits)}, EAR, 0)["m"]
+    found = scoring.score(audio, {"m": StreamModel(exact_logits)}, SETTINGS, 0)["m"]
     assert [len(sums) for sums in found.sums] == [1]
 
 

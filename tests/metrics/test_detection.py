@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from wakeword_keras.metrics import detection
+from wakeword_keras.metrics import detection, intervals
 
 
 @st.composite
@@ -105,7 +105,7 @@ def test_delta_miss_is_positive_when_the_second_misses_more():
 def test_resampled_ranking_equals_the_metrics_of_repeated_clips(clips, seed):
     scores, labels = clips
     speakers = np.random.default_rng(seed).choice(["a", "b", "c", "d", ""], scores.size)
-    resamples = detection.resample_speakers(speakers, 5, seed)
+    resamples = intervals.resample_speakers(speakers, 5, seed)
     metrics = detection.resampled_ranking(scores, labels, 0.2, resamples)
     for draw, auc, recall in zip(resamples.draws, *metrics, strict=True):
         times = draw[resamples.unit_of_clip].astype(int)
@@ -148,65 +148,12 @@ def test_rate_outside_the_unit_interval_is_refused():
         detection.recall_at_false_positive_rate([0.0, 1.0], [0, 1], 1.5)
 
 
-def test_wilson_matches_the_published_example():
-    # Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662.
-    low, high = detection.wilson_interval(81, 263)
-    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
-
-
-def test_wilson_is_not_a_point_at_the_ends():
-    low, high = detection.wilson_interval(50, 50)
-    assert high == 1.0
-    assert low == pytest.approx(50 / (50 + detection.Z_95**2))
-    assert detection.wilson_interval(0, 50) == pytest.approx((0.0, 1 - low))
-    with pytest.raises(ValueError, match="trials"):
-        detection.wilson_interval(0, 0)
-
-
-def test_resamples_draw_whole_speakers_and_are_seeded():
-    speakers = ["a", "a", "b", "", ""]
-    first = detection.resample_speakers(speakers, 200, seed=3)
-    again = detection.resample_speakers(speakers, 200, seed=3)
-    other = detection.resample_speakers(speakers, 200, seed=4)
-    np.testing.assert_array_equal(first.unit_of_clip, [0, 0, 1, 2, 3])
-    assert (first.draws.sum(axis=1) == 4).all()
-    np.testing.assert_array_equal(first.draws, again.draws)
-    assert (first.draws != other.draws).any()
-
-
-def test_bootstrap_over_speakers_is_wider_than_over_clips():
-    # Each speaker is right on all of its 20 clips or on none: the sample is 30, not 600.
-    correct = np.repeat(np.arange(30) % 2, 20)
-    speakers = [f"s{i // 20}" for i in range(600)]
-
-    def width(names):
-        values = detection.resampled_mean(correct, detection.resample_speakers(names))
-        low, high = detection.percentile_interval(values)
-        return high - low
-
-    assert width(speakers) == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 30), rel=0.15)
-    assert width([""] * 600) == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 600), rel=0.15)
-
-
 def test_resampling_in_blocks_of_speakers_equals_resampling_at_once(monkeypatch):
     rng = np.random.default_rng(0)
     scores, labels = rng.normal(size=80), np.arange(80) % 2
-    resamples = detection.resample_speakers([f"s{i % 23}" for i in range(80)], 50)
+    resamples = intervals.resample_speakers([f"s{i % 23}" for i in range(80)], 50)
     whole = detection.resampled_ranking(scores, labels, 0.1, resamples)
-    monkeypatch.setattr(detection, "_TABLE_ENTRIES", 200)
+    monkeypatch.setattr(intervals, "_TABLE_ENTRIES", 200)
     blocks = detection.resampled_ranking(scores, labels, 0.1, resamples)
     np.testing.assert_array_equal(blocks.roc_auc, whole.roc_auc)
     np.testing.assert_array_equal(blocks.recall, whole.recall)
-
-
-def test_resampled_mean_by_hand():
-    resamples = detection.Resamples(
-        np.array([0, 0, 1]), np.array([[2, 0], [1, 1], [0, 2]], np.float32)
-    )
-    np.testing.assert_allclose(detection.resampled_mean([1, 0, 1], resamples), [1 / 2, 2 / 3, 1.0])
-
-
-def test_interval_leaves_out_nan_and_refuses_all_nan():
-    assert detection.percentile_interval([np.nan, 1.0, 1.0]) == (1.0, 1.0)
-    with pytest.raises(ValueError, match="no resample"):
-        detection.percentile_interval([np.nan])

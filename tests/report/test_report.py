@@ -20,7 +20,7 @@ from wakeword_keras.evaluation.on_tflite_micro import MicroCheck
 from wakeword_keras.evaluation.stream_evaluation import ModelStreams, StreamReport
 from wakeword_keras.metrics.stream_rule import StreamConfig
 from wakeword_keras.report import report
-from wakeword_keras.streams.stream_metrics import Loud, StreamCurve, StreamMetrics, StreamThreshold
+from wakeword_keras.streams.stream_metrics import Peak, StreamCurve, StreamMetrics, StreamThreshold
 from wakeword_keras.tflite.scorers import ModelFacts
 
 MODELS = ("fp32", "fp32_tflite", "qat", "int8_ptq", "int8", "fp32_onnx", "int8_onnx")
@@ -135,7 +135,7 @@ def streams_of(false_accepts=1, hours=10.0, within_budget=True):
         _stream_metrics(2, hours),
         _stream_metrics(false_accepts, hours),
         curve,
-        (Loud("reader/<1>.flac", 12.3, "happy", 0.71, True),),
+        (Peak("reader/<1>.flac", 12.3, "happy", 0.71, True),),
         "reference",
         1000,
         10,

@@ -142,9 +142,9 @@ def test_an_earlier_report_and_a_missing_one_are_named_with_the_mend(copied, tmp
     said = json.loads(path.read_text())
     del said["quantization_error"]["steps"]
     path.write_text(json.dumps(said))
-    refused(copied, tmp_path, path, "earlier", "tools.evaluate", out=tmp_path / "out")
+    refused(copied, tmp_path, path, "earlier", "evaluate", out=tmp_path / "out")
     path.unlink()
-    refused(copied, tmp_path, copied.run_dir, "tools.train", out=tmp_path / "out")
+    refused(copied, tmp_path, copied.run_dir, "run.flags", out=tmp_path / "out")
 
 
 def test_a_run_that_is_not_finished_is_named_with_the_mend(copied, tmp_path):
@@ -153,7 +153,7 @@ def test_a_run_that_is_not_finished_is_named_with_the_mend(copied, tmp_path):
     record["stages"]["export"]["status"] = "running"
     path.write_text(json.dumps(record))
     words = write_recordings(tmp_path / "words")
-    refused(copied, words, "export is not done", "tools.train", out=tmp_path / "out")
+    refused(copied, words, "export is not done", "run.flags", out=tmp_path / "out")
 
 
 def test_silence_is_no_proof_that_a_clip_was_heard(stream_run, tmp_path):

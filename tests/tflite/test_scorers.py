@@ -69,8 +69,10 @@ def test_float_tflite_equals_keras_to_float_rounding(keras_model, files, feature
 
 def test_keras_scorer_is_inference_mode_and_ignores_batching(keras_model, features):
     whole = keras_scorer(keras_model)(features)
-    np.testing.assert_allclose(whole, keras_model.predict(features, verbose=0), atol=1e-5)
-    np.testing.assert_allclose(keras_scorer(keras_model, 7)(features), whole, atol=1e-5)
+    np.testing.assert_allclose(
+        whole, keras_model.predict(features, verbose=0), rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(keras_scorer(keras_model, 7)(features), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_int8_scorer_rounds_saturates_and_dequantizes(files, features):

@@ -20,6 +20,7 @@ from wakeword_keras.streams.detector import (
     Detector,
     StreamConfig,
     detect_stream,
+    detections,
     load_detector,
     stream_logits,
 )
@@ -109,7 +110,8 @@ def _heard(logits, *, threshold=0.5, wake_words=("word",), **config):
     config = StreamConfig(**({"stride_ms": 100, "average_ms": 100} | config))
     silence = np.zeros(WINDOW_SAMPLES + (len(logits) - 1) * config.stride_ms * 16, np.int16)
     detector = _stub(_playing(logits), wake_words, threshold)
-    return detect_stream([silence], detector, config)
+    logits = stream_logits([silence], detector, config.stride_ms)
+    return detections(logits, detector, config)
 
 
 @settings(max_examples=20, deadline=None)
@@ -140,6 +142,21 @@ def test_memory_is_bounded_by_a_block():
 
 def test_no_audio_is_no_detection():
     assert detect_stream([], _stub(threshold=0.01), StreamConfig()) == []
+
+
+def test_a_recording_as_short_as_the_window_is_scored_in_silence_like_one_within_silence():
+    tone = _tone_bursts(CLIP_MS / 1000, [(0.05, 700)])
+    config = StreamConfig(average_ms=200)
+
+    def loudness(features):
+        return features.mean(axis=(1, 2))[:, np.newaxis] - 2
+
+    alone = detect_stream([tone], _stub(loudness), config)
+    assert len(alone) == 1
+    assert 0 < alone[0].seconds <= CLIP_MS / 1000 + 0.5
+    # Cut anywhere into blocks, the same.
+    assert detect_stream([tone[:7], tone[7:]], _stub(loudness), config) == alone
+    assert detect_stream([np.empty(0, np.int16)], _stub(threshold=0.01), config) == []
 
 
 def test_detection_is_at_the_end_of_the_window_that_fires():

@@ -5,8 +5,9 @@ import tf_keras as keras
 from tf_keras import layers
 
 from wakeword_keras.data.corpus import GROUPS
+from wakeword_keras.training.hardness import _BINS, LossWeighting
 from wakeword_keras.training.losses import FocalLoss
-from wakeword_keras.training.trainer import _BINS, LossWeighting, MonitoredModel
+from wakeword_keras.training.trainer import MonitoredModel
 
 SHARES = tuple(f"share_{group}" for group in GROUPS)
 

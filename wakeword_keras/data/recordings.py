@@ -56,6 +56,26 @@ class Recording:
     weight: float = 1.0
 
 
+def list_files(root: Path) -> list[Path]:
+    """Every file below a folder but hidden ones (macOS leaves `._x.wav` beside x.wav), sorted.
+
+    Hidden folders are left out, links to folders are followed.
+
+    Raises:
+      InputError: a folder cannot be read.
+    """
+    paths: list[Path] = []
+    for folder, subfolders, names in os.walk(root, onerror=_unreadable, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        paths += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(paths)
+
+
+def is_audio(path: Path) -> bool:
+    """Whether the suffix, in capitals or not, is one of audio that we read."""
+    return path.suffix.lower() in audio_file.SUFFIXES
+
+
 def list_recordings(data_dirs: Sequence[str]) -> tuple[list[Recording], list[str]]:
     """List the recordings of one or more data folders.
 
@@ -98,17 +118,12 @@ def list_ambient(ambient_dirs: Sequence[str]) -> list[Recording]:
         if not root.is_dir():
             raise InputError(f"`ambient_dir`={root}: no such folder")
         prefix = f"{AMBIENT_LABEL}/{number}/" if len(ambient_dirs) > 1 else f"{AMBIENT_LABEL}/"
-        paths = [
-            Path(folder, name)
-            for folder, _, names in os.walk(root, onerror=_unreadable, followlinks=True)
-            for name in names
-            if Path(name).suffix.lower() in audio_file.SUFFIXES
-        ]
+        paths = [path for path in list_files(root) if is_audio(path)]
         if not paths:
             raise InputError(
                 f"`ambient_dir`={root}: no audio of {', '.join(audio_file.SUFFIXES)} below it"
             )
-        for path in sorted(paths):
+        for path in paths:
             name = path.relative_to(root)
             known = len(name.parts) > 1
             speaker = name.parts[0] if known else prefix + name.with_suffix("").as_posix()
@@ -172,25 +187,22 @@ def _list_data_dir(root: Path, prefix: str, messages: list[str]) -> list[Recordi
 
 def _list_folders(root: Path, prefix: str, messages: list[str]) -> Iterator[Recording]:
     ignored = []
-    for folder, subfolders, names in os.walk(root, onerror=_unreadable, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            path = Path(folder, name)
-            label, *below = path.relative_to(root).parts
-            if not below or path.suffix.lower() not in audio_file.SUFFIXES:
-                ignored.append(path.relative_to(root).as_posix())
-                continue
-            marked, mark, _ = path.stem.partition(_SPEAKER_MARK)
-            # Folders of noise sort it by kind, not by speaker.
-            in_folder = len(below) > 1 and label not in NOISE_LABELS
-            yield Recording(
-                recording_id=prefix + path.relative_to(root).as_posix(),
-                path=str(path),
-                label=label,
-                speaker=below[0] if in_folder else marked,
-                speaker_known=in_folder or bool(mark),
-                origin=str(path),
-            )
+    for path in list_files(root):
+        label, *below = path.relative_to(root).parts
+        if not below or not is_audio(path):
+            ignored.append(path.relative_to(root).as_posix())
+            continue
+        marked, mark, _ = path.stem.partition(_SPEAKER_MARK)
+        # Folders of noise sort it by kind, not by speaker.
+        in_folder = len(below) > 1 and label not in NOISE_LABELS
+        yield Recording(
+            recording_id=prefix + path.relative_to(root).as_posix(),
+            path=str(path),
+            label=label,
+            speaker=below[0] if in_folder else marked,
+            speaker_known=in_folder or bool(mark),
+            origin=str(path),
+        )
     if ignored:
         messages.append(
             f"{root}: {len(ignored)} files ignored, not audio in a label folder: {few(ignored)}"

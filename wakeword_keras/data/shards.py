@@ -22,6 +22,7 @@ from wakeword_keras.audio import audio_file
 from wakeword_keras.audio.augmentation import prepare_impulse_responses
 from wakeword_keras.audio.features import FrontendConfig, compute
 from wakeword_keras.data.corpus import GROUPS, NOISE, Clip, Corpus
+from wakeword_keras.data.recordings import is_audio, list_files
 from wakeword_keras.errors import InputError
 
 CONDITIONS = ("cold", "warm")
@@ -227,7 +228,7 @@ def read_impulse_responses(folder: str | Path) -> NDArray[np.float32] | None:
     """
     if not folder:
         return None
-    paths = [path for path in sorted(Path(folder).rglob("*")) if path.suffix in audio_file.SUFFIXES]
+    paths = [path for path in list_files(Path(folder)) if is_audio(path)]
     if not paths:
         raise InputError(f"`impulse_response_dir`={folder}: no audio files there")
     return prepare_impulse_responses([audio_file.read(path) for path in paths])

@@ -36,7 +36,7 @@ from wakeword_keras.evaluation.scores import (
     widened_interval,
 )
 from wakeword_keras.evaluation.thresholds import Thresholds
-from wakeword_keras.metrics import detection
+from wakeword_keras.metrics import detection, intervals
 from wakeword_keras.tflite.scorers import ModelFacts
 
 __all__ = ["ClipBatch", "EvaluationReport", "ModelMetrics", "Scores", "evaluate", "score"]
@@ -188,10 +188,10 @@ def _metrics(
     labels: NDArray[np.int32],
     threshold: float,
     facts: ModelFacts,
-    resamples: detection.Resamples,
+    resamples: intervals.Resamples,
 ) -> ModelMetrics:
     right = decisions(logits, threshold) == labels
-    accuracies = detection.resampled_mean(right, resamples)
+    accuracies = intervals.resampled_mean(right, resamples)
     roc_auc, recall, draws = ranking(logits, labels, resamples)
     positive = labels >= 0
     positives = int(positive.sum())
@@ -201,7 +201,7 @@ def _metrics(
         accuracy_ci95=widened_interval(accuracies, int(right.sum()), right.size),
         top1_accuracy=top1 if logits.shape[1] > 1 else None,
         roc_auc=roc_auc,
-        roc_auc_ci95=detection.percentile_interval(draws.roc_auc),
+        roc_auc_ci95=intervals.percentile_interval(draws.roc_auc),
         recall_at_fpr_0_01=recall,
         recall_ci95=widened_interval(draws.recall, round(recall * positives), positives),
         threshold=threshold,

@@ -276,6 +276,6 @@ def _streams(models: RunModels, data: HeldOut) -> stream_evaluation.StreamReport
         data.chosen.streams if data.chosen else audio_of("validation"),
         audio_of("test"),
         scoring.open_models(models.exported),
-        scoring.Ear(data.frontend, frames, StreamConfig()),
+        scoring.StreamSettings(data.frontend, frames, StreamConfig()),
         data.max_false_accepts_per_hour,
     )

@@ -23,7 +23,7 @@ from wakeword_keras.evaluation.scores import (
     widened_interval,
 )
 from wakeword_keras.evaluation.thresholds import STEPS, Thresholds
-from wakeword_keras.metrics import detection
+from wakeword_keras.metrics import detection, intervals
 
 _BINS = 41  # odd: the middle one holds no error
 
@@ -185,7 +185,7 @@ def _model(
     logits: NDArray[np.float32],
     labels: NDArray[np.int32],
     threshold: float,
-    resamples: detection.Resamples,
+    resamples: intervals.Resamples,
 ) -> _Model:
     decided = decisions(logits, threshold)
     right = decided == labels
@@ -213,14 +213,14 @@ def _step(
     thresholds: Thresholds,
     test: Scores,
     wake_words: Sequence[str],
-    resamples: detection.Resamples,
+    resamples: intervals.Resamples,
 ) -> StepError:
     before, after = (models[name] for name in names)
     if not before.right.any():
         raise ValueError(f"{names[0]} decides no test clip right: there is no accuracy to lose")
     lost = before.right.astype(np.float64) - after.right
     with np.errstate(invalid="ignore", divide="ignore"):
-        drops = np.divide(*(detection.resampled_mean(x, resamples) for x in (lost, before.right)))
+        drops = np.divide(*(intervals.resampled_mean(x, resamples) for x in (lost, before.right)))
     signed = after.logits.astype(np.float64) - before.logits
     absolute = np.abs(signed)
     largest = float(absolute.max())
@@ -228,23 +228,23 @@ def _step(
     counts, edges = np.histogram(signed, _BINS, (-limit, limit))
     flipped = before.decided != after.decided
     flips = int(np.count_nonzero(flipped))
-    share = widened_interval(detection.resampled_mean(flipped, resamples), flips, flipped.size)
+    share = widened_interval(intervals.resampled_mean(flipped, resamples), flips, flipped.size)
     return StepError(
         *names,
         clips=flipped.size,
         relative_accuracy_drop=float(lost.mean() / before.right.mean()),
-        relative_accuracy_drop_ci95=detection.percentile_interval(drops[np.isfinite(drops)]),
+        relative_accuracy_drop_ci95=intervals.percentile_interval(drops[np.isfinite(drops)]),
         roc_auc_drop=before.roc_auc - after.roc_auc,
-        roc_auc_drop_ci95=detection.percentile_interval(before.roc_auc_draws - after.roc_auc_draws),
+        roc_auc_drop_ci95=intervals.percentile_interval(before.roc_auc_draws - after.roc_auc_draws),
         delta_miss_rate_at_equal_false_accepts=before.recall - after.recall,
-        delta_miss_rate_ci95=detection.percentile_interval(
+        delta_miss_rate_ci95=intervals.percentile_interval(
             before.recall_draws - after.recall_draws
         ),
         threshold_shift=after.threshold - before.threshold,
         threshold_shift_ci95=thresholds.shift_ci95["{}_to_{}".format(*names)],
         score_mean_abs_error=float(absolute.mean()),
-        score_mean_abs_error_ci95=detection.percentile_interval(
-            detection.resampled_mean(absolute.mean(axis=1), resamples)
+        score_mean_abs_error_ci95=intervals.percentile_interval(
+            intervals.resampled_mean(absolute.mean(axis=1), resamples)
         ),
         score_max_abs_error=largest,
         score_max_abs_error_ci95=_max_interval(absolute.max(axis=1), resamples),
@@ -256,13 +256,13 @@ def _step(
     )
 
 
-def _max_interval(values: NDArray[np.float64], resamples: detection.Resamples) -> Interval:
+def _max_interval(values: NDArray[np.float64], resamples: intervals.Resamples) -> Interval:
     """Interval of the highest value under every draw; the sample's own maximum is its end."""
     by_unit = np.zeros(resamples.draws.shape[1])
     np.maximum.at(by_unit, resamples.unit_of_clip, values)
     order = np.argsort(-by_unit)
     first_drawn = np.argmax(resamples.draws[:, order] > 0, axis=1)
-    return detection.percentile_interval(by_unit[order][first_drawn])
+    return intervals.percentile_interval(by_unit[order][first_drawn])
 
 
 def _flips(

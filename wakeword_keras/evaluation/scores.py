@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from wakeword_keras.errors import InputError
-from wakeword_keras.metrics import detection
+from wakeword_keras.metrics import detection, intervals
 from wakeword_keras.tflite.scorers import Scorer
 
 FALSE_POSITIVE_RATE = 0.01
@@ -105,13 +105,13 @@ def widened_interval(draws: NDArray[np.float64], successes: int, trials: int) ->
 
     Resampling cannot see errors that did not happen.
     """
-    low, high = detection.percentile_interval(draws)
-    wilson_low, wilson_high = detection.wilson_interval(successes, trials)
+    low, high = intervals.percentile_interval(draws)
+    wilson_low, wilson_high = intervals.wilson_interval(successes, trials)
     return min(low, wilson_low), max(high, wilson_high)
 
 
 def ranking(
-    logits: NDArray[np.float32], labels: NDArray[np.int32], resamples: detection.Resamples
+    logits: NDArray[np.float32], labels: NDArray[np.int32], resamples: intervals.Resamples
 ) -> tuple[float, float, detection.RankingMetrics]:
     """ROC AUC, recall and their draws [resamples], means over words of one against the rest."""
     words = range(logits.shape[1])
@@ -125,7 +125,7 @@ def ranking(
     return float(np.mean(auc)), float(np.mean(recall)), detection.RankingMetrics(*means)
 
 
-def resample(scores: Scores) -> tuple[str, detection.Resamples]:
+def resample(scores: Scores) -> tuple[str, intervals.Resamples]:
     """Draws of speakers, or of clips where fewer than two speakers are known, and which it is.
 
     The same scores give the same draws, so that everything measured on them is paired.
@@ -140,12 +140,12 @@ def share_interval(found: NDArray[np.bool_], speakers: Sequence[str]) -> Interva
       found: bool [clips], at least one clip.
       speakers: of each clip.
     """
-    draws = detection.resampled_mean(found, _resample(speakers)[1])
+    draws = intervals.resampled_mean(found, _resample(speakers)[1])
     return widened_interval(draws, int(found.sum()), found.size)
 
 
-def _resample(speakers: Sequence[str]) -> tuple[str, detection.Resamples]:
+def _resample(speakers: Sequence[str]) -> tuple[str, intervals.Resamples]:
     # Drawing one speaker again and again would give an interval of no width.
     if len(set(speakers)) > 1:
-        return "speakers", detection.resample_speakers(speakers)
-    return "clips", detection.resample_speakers(("",) * len(speakers))
+        return "speakers", intervals.resample_speakers(speakers)
+    return "clips", intervals.resample_speakers(("",) * len(speakers))

@@ -12,16 +12,16 @@ from typing import Any
 
 from wakeword_keras.metrics.stream_rule import StreamConfig
 from wakeword_keras.streams import scoring
-from wakeword_keras.streams.scoring import Ear, SplitAudio, StreamModel, Tracks
+from wakeword_keras.streams.scoring import SplitAudio, StreamModel, StreamSettings, Tracks
 from wakeword_keras.streams.stream_metrics import (
-    Loud,
+    Peak,
     StreamCurve,
     StreamMetrics,
     StreamThreshold,
     allowed_events,
     choose_threshold,
     curve,
-    loudest,
+    highest_peaks,
     measure,
 )
 
@@ -58,7 +58,7 @@ class ModelStreams:
     validation: StreamMetrics
     test: StreamMetrics
     curve: StreamCurve
-    loudest: tuple[Loud, ...]
+    loudest: tuple[Peak, ...]
     kernels: str
     windows: int
     rescored: int
@@ -98,7 +98,7 @@ def evaluate(
     validation: SplitAudio | Mapping[str, Choice],
     test: SplitAudio,
     models: Mapping[str, StreamModel],
-    ear: Ear,
+    settings: StreamSettings,
     max_false_accepts_per_hour: float,
 ) -> StreamReport:
     """Listen to the streams with every model.
@@ -107,7 +107,7 @@ def evaluate(
       validation: chooses the thresholds; or what was chosen before, for every model.
       test: is reported.
       models: by name; "int8" is the one that ships.
-      ear: front end and times.
+      settings: front end and times.
       max_false_accepts_per_hour: budget on validation, > 0.
 
     Returns:
@@ -119,25 +119,25 @@ def evaluate(
     """
     chosen = validation
     if isinstance(chosen, SplitAudio):
-        chosen = _choose(chosen, models, ear, max_false_accepts_per_hour)
+        chosen = _choose(chosen, models, settings, max_false_accepts_per_hour)
     hours = chosen["int8"].validation.hours
     most = allowed_events(max_false_accepts_per_hour, hours)
     thresholds = {name: chosen[name].threshold for name in models}
     tests = scoring.score(
         test,
         models,
-        ear,
+        settings,
         _useful(test.hours, most),
         thresholds={name: threshold.sum for name, threshold in thresholds.items()},
     )
     return StreamReport(
         test.shards.wake_words,
-        ear.config,
+        settings.config,
         max_false_accepts_per_hour,
         chosen["int8"].streams,
         len(test.streams),
         {
-            name: _model_streams(models[name], chosen[name], tests[name], test, ear)
+            name: _model_streams(models[name], chosen[name], tests[name], test, settings)
             for name in models
         },
         tuple(_messages(hours, test.hours, max_false_accepts_per_hour, thresholds)),
@@ -171,16 +171,19 @@ def of_report(streams: Mapping[str, Any]) -> dict[str, Choice]:
 
 
 def _choose(
-    validation: SplitAudio, models: Mapping[str, StreamModel], ear: Ear, budget: float
+    validation: SplitAudio,
+    models: Mapping[str, StreamModel],
+    settings: StreamSettings,
+    budget: float,
 ) -> dict[str, Choice]:
     most = allowed_events(budget, validation.hours)
-    heard = scoring.score(validation, models, ear, _useful(validation.hours, most), most)
+    scored = scoring.score(validation, models, settings, _useful(validation.hours, most), most)
     chosen = {}
-    for name, tracks in heard.items():
-        threshold = choose_threshold(tracks, most, ear.config, models[name].output)
+    for name, tracks in scored.items():
+        threshold = choose_threshold(tracks, most, settings.config, models[name].output)
         chosen[name] = Choice(
             threshold,
-            measure(tracks, threshold.sum, validation, ear.config),
+            measure(tracks, threshold.sum, validation, settings.config),
             len(validation.streams),
             tracks.windows,
             tracks.rescored,
@@ -190,15 +193,15 @@ def _choose(
 
 
 def _model_streams(
-    model: StreamModel, chosen: Choice, tracks: Tracks, test: SplitAudio, ear: Ear
+    model: StreamModel, chosen: Choice, tracks: Tracks, test: SplitAudio, settings: StreamSettings
 ) -> ModelStreams:
     exact = model.exact is not None
     return ModelStreams(
         chosen.threshold,
         chosen.validation,
-        measure(tracks, chosen.threshold.sum, test, ear.config),
-        curve(tracks, test, ear.config),
-        loudest(tracks, chosen.threshold.sum, test, ear),
+        measure(tracks, chosen.threshold.sum, test, settings.config),
+        curve(tracks, test, settings.config),
+        highest_peaks(tracks, chosen.threshold.sum, test, settings),
         "reference" if exact else "xnnpack",
         chosen.windows + tracks.windows,
         chosen.rescored + tracks.rescored,

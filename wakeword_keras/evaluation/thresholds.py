@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wakeword_keras.evaluation.scores import FALSE_POSITIVE_RATE, Interval, Scores, resample
-from wakeword_keras.metrics import detection
+from wakeword_keras.metrics import detection, intervals
 
 STEPS = (("fp32", "qat"), ("qat", "int8"), ("fp32", "int8"), ("fp32", "int8_ptq"))
 """From which model to which; named "fp32_to_qat" and so on."""
@@ -60,7 +60,7 @@ def choose(validation: Scores) -> Thresholds:
     return Thresholds(
         chosen,
         {
-            f"{before}_to_{after}": detection.percentile_interval(drawn[after] - drawn[before])
+            f"{before}_to_{after}": intervals.percentile_interval(drawn[after] - drawn[before])
             for before, after in STEPS
             if before in drawn and after in drawn
         },
@@ -88,7 +88,7 @@ def of_report(report: Mapping[str, Any]) -> Thresholds:
 
 
 def _draws(
-    scores: NDArray[np.float32], positive: NDArray[np.bool_], resamples: detection.Resamples
+    scores: NDArray[np.float32], positive: NDArray[np.bool_], resamples: intervals.Resamples
 ) -> NDArray[np.float64]:
     """`detection.threshold_for_false_positive_rate` under every draw; NaN without negatives."""
     falling, group = np.unique(-scores.astype(np.float64), return_inverse=True)

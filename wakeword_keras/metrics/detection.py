@@ -1,4 +1,4 @@
-"""Detection metrics on clips: misses, false positives, thresholds, intervals.
+"""Detection metrics on clips: misses, false positives, thresholds.
 
 Conventions. A score is any number that grows with the evidence for the wake word (we use logits).
 A clip *fires* when `score >= threshold`. A label is true (1) for the wake word, false (0) for
@@ -10,17 +10,15 @@ interpolated, and "never fires" is a point too. Input is degenerate, and raises 
 class is absent, a score is not finite, or shapes differ: a metric of nothing is no number.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wakeword_keras.metrics import intervals
+
 FloatArray = NDArray[np.floating]
 Float64s = NDArray[np.float64]
-Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
-# Entries of a float32 table held at once while resampling: bounds memory to some 32 MB.
-_TABLE_ENTRIES = 8_000_000
 
 
 class DetCurve(NamedTuple):
@@ -36,13 +34,6 @@ class RankingMetrics(NamedTuple):
 
     roc_auc: Float64s
     recall: Float64s
-
-
-class Resamples(NamedTuple):
-    """Draws of whole speakers: unit of each clip [clips], times drawn [resamples, units]."""
-
-    unit_of_clip: NDArray[np.intp]
-    draws: NDArray[np.float32]
 
 
 def _checked(
@@ -187,91 +178,15 @@ def delta_miss_rate_at_equal_false_accepts(
     return reference_recall - recall_at_false_positive_rate(scores, labels, fpr)
 
 
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % score interval of a proportion (Wilson 1927), sound also at 0 and all successes.
-
-    Args:
-      successes: count in [0, trials].
-      trials: count > 0, taken as independent.
-
-    Returns:
-      (low, high) in [0, 1].
-
-    Raises:
-      ValueError: on impossible counts.
-    """
-    if not (trials > 0 and 0 <= successes <= trials):
-        raise ValueError(f"need 0 <= successes <= trials > 0, got {successes} of {trials}")
-    share, spread = successes / trials, Z_95**2 / trials
-    centre = (share + spread / 2) / (1 + spread)
-    half = np.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
-    # At the ends rounding would miss 0 and 1 by a hair.
-    low = 0.0 if successes == 0 else float(centre - half)
-    return low, 1.0 if successes == trials else float(centre + half)
-
-
-def resample_speakers(speakers: Sequence[str], resamples: int = 1000, seed: int = 0) -> Resamples:
-    """Draw speakers with replacement: clips of one voice stand or fall together (Efron 1979).
-
-    Args:
-      speakers: speaker of each clip, at least one; "" is nobody, such a clip is its own unit.
-      resamples: number of draws.
-      seed: of the random generator.
-
-    Returns:
-      Resamples; each row of `draws` sums to the number of units.
-    """
-    names = [("speaker", s) if s else ("clip", str(i)) for i, s in enumerate(speakers)]
-    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    units = np.array([index[name] for name in names], np.intp)
-    count = len(index)
-    draws = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples)
-    return Resamples(units, draws.astype(np.float32))
-
-
-def _resampled_counts(
-    column: NDArray[np.intp], columns: int, values: Float64s, resamples: Resamples
-) -> Float64s:
-    """Sum of `values` [clips] that fall in each column, under each draw: [resamples, columns]."""
-    units = resamples.draws.shape[1]
-    block = max(1, _TABLE_ENTRIES // columns)
-    total = np.zeros((len(resamples.draws), columns))
-    for first in range(0, units, block):
-        size = min(block, units - first)
-        unit = resamples.unit_of_clip - first
-        inside = (unit >= 0) & (unit < size)
-        cell = unit[inside] * columns + column[inside]
-        table = np.bincount(cell, weights=values[inside], minlength=size * columns)
-        # Whole numbers below 2**24 stay exact in float32.
-        table = table.reshape(size, columns).astype(np.float32)
-        total += resamples.draws[:, first : first + size] @ table
-    return total
-
-
-def resampled_mean(values: ArrayLike, resamples: Resamples) -> Float64s:
-    """Mean over clips under every draw of speakers.
-
-    Args:
-      values: numbers or bool [clips], such as "decided right".
-      resamples: from `resample_speakers` over the same clips.
-
-    Returns:
-      float64 [resamples].
-    """
-    units = resamples.unit_of_clip
-    sums = np.bincount(units, weights=np.asarray(values, np.float64))
-    return (resamples.draws @ sums) / (resamples.draws @ np.bincount(units))
-
-
 def resampled_ranking(
-    scores: ArrayLike, labels: ArrayLike, fpr: float, resamples: Resamples
+    scores: ArrayLike, labels: ArrayLike, fpr: float, resamples: intervals.Resamples
 ) -> RankingMetrics:
     """ROC AUC and recall at a false-positive rate under every draw of speakers.
 
     Args:
       scores, labels: float and 0/1 or bool, both [clips].
       fpr: allowed false-positive rate in [0, 1].
-      resamples: from `resample_speakers` over the same clips.
+      resamples: from `intervals.resample_speakers` over the same clips.
 
     Returns:
       RankingMetrics of arrays [resamples]; NaN where a draw holds no positive or no negative.
@@ -287,20 +202,6 @@ def resampled_ranking(
     starts[1:] |= positive[:-1]
     column = (np.cumsum(starts) - starts[0])[group]
     columns = int(column.max()) + 1
-    positives = _resampled_counts(column, columns, flags.astype(np.float64), resamples)
-    negatives = _resampled_counts(column, columns, (~flags).astype(np.float64), resamples)
+    positives = intervals.resampled_counts(column, columns, flags.astype(np.float64), resamples)
+    negatives = intervals.resampled_counts(column, columns, (~flags).astype(np.float64), resamples)
     return _ranking(np.cumsum(positives, axis=1), np.cumsum(negatives, axis=1), fpr)
-
-
-def percentile_interval(values: ArrayLike) -> tuple[float, float]:
-    """95 % percentile interval (low, high) of bootstrap values [resamples].
-
-    NaN draws, where a class was absent, are left out.
-
-    Raises:
-      ValueError: if every value is NaN.
-    """
-    drawn = np.asarray(values)[~np.isnan(values)]
-    if not drawn.size:
-        raise ValueError("no resample holds both positives and negatives")
-    return float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))

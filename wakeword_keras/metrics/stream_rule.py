@@ -10,7 +10,6 @@ in the report have the same events.
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,14 +21,6 @@ Int64s = NDArray[np.int64]
 PROBABILITY_ONE = 1 << 24
 # Sums of so many fit 32 bits, unsigned.
 MOST_WINDOWS = 255
-
-
-class FalseAcceptRate(NamedTuple):
-    """False accepts per hour: as counted, two-sided 95 % interval, one-sided 95 % upper bound."""
-
-    per_hour: float
-    ci95: tuple[float, float]
-    upper_95_per_hour: float
 
 
 @dataclass(frozen=True)
@@ -230,38 +221,3 @@ def _steps(track: NDArray, threshold: float, refractory_steps: int) -> NDArray[n
         events.append(int(hits[next_hit]))
         next_hit = int(np.searchsorted(hits, events[-1] + refractory_steps))
     return np.array(events, np.intp)
-
-
-def false_accepts_per_hour(events: int, hours: float) -> FalseAcceptRate:
-    """Rate of false accepts with its Poisson bounds (Garwood 1936).
-
-    Under the upper bound so few events have a chance of 5 %; 3 / hours at 0 events, because
-    -ln(0.05) = 2.996 (rule of three). The interval leaves 2.5 % on both sides.
-
-    Args:
-      events: false accepts counted, >= 0.
-      hours: of negatives listened to, > 0.
-
-    Returns: FalseAcceptRate, all numbers per hour.
-
-    Raises:
-      ValueError: if the count is negative or there are no hours.
-    """
-    if not (events >= 0 and hours > 0):
-        raise ValueError(f"need events >= 0 in hours > 0, got {events} in {hours}")
-    low = _poisson_mean(events - 1, 0.975) / hours if events else 0.0
-    high = _poisson_mean(events, 0.025) / hours
-    return FalseAcceptRate(events / hours, (low, high), _poisson_mean(events, 0.05) / hours)
-
-
-def _poisson_mean(events: int, chance: float) -> float:
-    """The mean at which at most so many events have this chance."""
-    counts = np.arange(events + 1)
-    log_factorials = np.cumsum(np.log(np.maximum(counts, 1)))
-    # At twice the count plus ten the chance of so few events is far below 2.5 %.
-    low, high = 0.0, 2.0 * events + 10.0
-    while high - low > 1e-9 * high:
-        mean = (low + high) / 2
-        likely = np.exp(counts * np.log(mean) - mean - log_factorials).sum() > chance
-        low, high = (mean, high) if likely else (low, mean)
-    return (low + high) / 2

@@ -10,7 +10,7 @@ from wakeword_keras.evaluation.on_tflite_micro import MicroCheck
 from wakeword_keras.evaluation.quantization_error import QuantizationError
 from wakeword_keras.evaluation.runtime_agreement import Agreement
 from wakeword_keras.evaluation.stream_evaluation import RULE_OF_THREE, StreamReport
-from wakeword_keras.metrics import detection
+from wakeword_keras.metrics import intervals
 
 DROP_LIMIT = 0.02
 DROP_AIM = 0.002
@@ -112,7 +112,7 @@ def parity(error: QuantizationError) -> Verdict:
     p99, worst = error.qat_vs_int8_p99_lsb, error.qat_vs_int8_max_lsb
     level = "good" if p99 <= PARITY_LIMIT_LSB else "fair" if p99 <= PARITY_FAIR_LSB else "poor"
     within = error.qat_vs_int8_within_2_lsb
-    interval = between(detection.wilson_interval(round(within * error.clips), error.clips))
+    interval = between(intervals.wilson_interval(round(within * error.clips), error.clips))
     return Verdict(
         "INT8 against QAT",
         level,

@@ -2,11 +2,12 @@
 
 The front end runs through without a reset. Every `stride_ms` the model scores the newest window of
 frames; probabilities are averaged over `average_ms` (zeros before the first, as ESPHome does), and
-the wake word with the highest average is heard when that average reaches the threshold.
+the wake word with the highest average is detected when that average reaches the threshold.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from wakeword_keras.metrics import stream_rule
 from wakeword_keras.metrics.stream_rule import StreamConfig
 from wakeword_keras.streams.windows import stream_windows, window_samples
 from wakeword_keras.tflite.scorers import Scorer, tflite_scorer
+
+SILENCE_MS = 500  # before and after a recording
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Detector:
 
 @dataclass(frozen=True)
 class Detection:
-    """A wake word heard: seconds from the start to the end of the window, averaged probability."""
+    """A wake word: seconds from the start to the end of the window, averaged probability."""
 
     seconds: float
     wake_word: str
@@ -105,7 +108,10 @@ def stream_logits(
 def detect_stream(
     blocks: Iterable[NDArray[np.int16]], detector: Detector, config: StreamConfig
 ) -> list[Detection]:
-    """Wake words heard in a recording.
+    """Wake words in a recording, with silence before and after it.
+
+    A device's microphone runs before and after the word. A recording cut to the word, or no longer
+    than the model's window, has too few scores of its own to fill an average.
 
     Args:
       blocks: int16 [samples] each, such as `audio_file.read_blocks` yields.
@@ -113,12 +119,35 @@ def detect_stream(
       config: stride, average and refractory time.
 
     Returns:
-      Detections in the order of time.
+      Detections in the order of time; seconds count from the recording's start, without the
+      silence, and may lie up to the silence's length after its end.
 
     Raises:
       InputError: the stride does not fit the front end.
     """
-    logits = stream_logits(blocks, detector, config.stride_ms)
+    # Whole strides, so that windows stand where they would without the silence.
+    before_ms = math.ceil(SILENCE_MS / config.stride_ms) * config.stride_ms
+    padded = _in_silence(blocks, before_ms, max(SILENCE_MS, config.average_ms))
+    logits = stream_logits(padded, detector, config.stride_ms)
+    return [
+        replace(found, seconds=max(0.0, found.seconds - before_ms / 1000))
+        for found in detections(logits, detector, config)
+    ]
+
+
+def detections(
+    logits: NDArray[np.float32], detector: Detector, config: StreamConfig
+) -> list[Detection]:
+    """Wake words in the scores of a stream.
+
+    Args:
+      logits: float32 [steps, wake_words] from `stream_logits`.
+      detector: the model and its threshold.
+      config: stride, average and refractory time.
+
+    Returns:
+      Detections in the order of time.
+    """
     averages = stream_rule.probability_sums(logits, config.windows) / config.one
     times = stream_rule.detections(
         averages.max(axis=1),
@@ -127,8 +156,25 @@ def detect_stream(
         config.refractory_ms,
     )
     first_s = detector.window_samples / SAMPLE_RATE_HZ
-    heard = averages[np.rint(times * 1000 / config.stride_ms).astype(int)]
+    rows = averages[np.rint(times * 1000 / config.stride_ms).astype(int)]
     return [
         Detection(first_s + float(time), detector.wake_words[int(row.argmax())], float(row.max()))
-        for time, row in zip(times, heard, strict=True)
+        for time, row in zip(times, rows, strict=True)
     ]
+
+
+def _in_silence(
+    blocks: Iterable[NDArray[np.int16]], before_ms: int, after_ms: int
+) -> Iterator[NDArray[np.int16]]:
+    """The blocks between zeros; nothing if they hold no samples."""
+    before, after = (
+        np.zeros(ms * SAMPLE_RATE_HZ // 1000, np.int16) for ms in (before_ms, after_ms)
+    )
+    begun = False
+    for block in blocks:
+        if len(block) and not begun:
+            begun = True
+            yield before
+        yield block
+    if begun:
+        yield after

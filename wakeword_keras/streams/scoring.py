@@ -28,7 +28,7 @@ from wakeword_keras.streams.windows import stream_windows, window_samples
 from wakeword_keras.tflite import flatbuffer
 from wakeword_keras.tflite.scorers import Scorer, tflite_scorer
 
-AFTER_MS = 500  # a wake word has to be heard by then after its clip's end
+AFTER_MS = 500  # a wake word has to be detected by then after its clip's end
 SLACK_LSB = 4.0
 Logits = list[NDArray[np.float32]]
 Masks = list[NDArray[np.bool_]]
@@ -44,7 +44,7 @@ class StreamModel:
 
 
 @dataclass(frozen=True)
-class Ear:
+class StreamSettings:
     """What all models share: the front end, the frames of a window, and the times of listening."""
 
     frontend: FrontendConfig
@@ -159,13 +159,13 @@ def split_audio(shards: Shards, streams: Iterable[Clip], split: str) -> SplitAud
 
 
 @dataclass
-class _Hearing:
-    """What is known so far of a model over a split's recordings, streams first."""
+class _Scores:
+    """A model's scores of a split's recordings, streams first: the quick ones, then exact ones."""
 
     model: StreamModel
     logits: Logits
     exact: Masks  # steps that the exact kernels have scored
-    useful: int = 0
+    useful: int = 0  # lower sums than this are no threshold
     floor: int = 0
     slack_lsb: float = SLACK_LSB
     worst_lsb: float = 0.0
@@ -180,11 +180,28 @@ class _Hearing:
             for values, done in zip(self.logits, self.exact, strict=True)
         ]
 
+    def not_exact(self, config: StreamConfig) -> Masks:
+        """Steps still to be scored exactly: those of a sum that could reach the floor."""
+        if self.model.exact is None:
+            return [np.zeros(len(done), bool) for done in self.exact]
+        sums = self.sums(config, self.slack_lsb)
+        return [
+            _reaching(sums >= self.floor, config.windows) & ~done
+            for sums, done in zip(sums, self.exact, strict=True)
+        ]
+
+    def add_exact(self, masks: Masks, worst_lsb: float) -> None:
+        """Note which steps are exact now, and how far the quick kernels were off there."""
+        self.exact = [done | mask for done, mask in zip(self.exact, masks, strict=True)]
+        self.worst_lsb = max(self.worst_lsb, worst_lsb)
+        if 2 * self.worst_lsb > self.slack_lsb:
+            self.slack_lsb = 3 * self.worst_lsb
+
 
 def score(
-    heard: SplitAudio,
+    audio: SplitAudio,
     models: Mapping[str, StreamModel],
-    ear: Ear,
+    settings: StreamSettings,
     most_useful: float,
     most_allowed: float | None = None,
     thresholds: Mapping[str, int] | None = None,
@@ -194,9 +211,9 @@ def score(
     Memory is bounded by the logits, 4 bytes a stride and wake word for each model.
 
     Args:
-      heard: the audio.
+      audio: the audio.
       models: by name.
-      ear: front end and times.
+      settings: front end and times.
       most_useful: thresholds with more false accepts in all of the streams are of no use.
       most_allowed: sums have to be exact from the highest one on that, as threshold, gives more.
       thresholds: sums that have to be exact in any case, by model.
@@ -208,50 +225,38 @@ def score(
       InputError: the streams are shorter than a window, or a recording is gone.
       ValueError: a model gives NaN or infinity.
     """
-    hearings = {}
-    for name, logits in _listen(heard, models, ear).items():
-        unscored = [np.zeros(len(values), bool) for values in logits]
-        hearing = hearings[name] = _Hearing(models[name], logits, unscored)
-        quick = hearing.sums(ear.config, 0.0)[: len(heard.streams)]
+    streams, config = len(audio.streams), settings.config
+    scores = _quick_scores(audio, models, settings)
+    for model in scores.values():
+        quick = model.sums(config, 0.0)[:streams]
         if not any(map(len, quick)):
-            raise InputError(f"`ambient_dir`: the {heard.split} streams are shorter than a window")
-        _, hearing.useful = stream_rule.budget_range(
-            quick, most_useful, ear.config.refractory_steps
-        )
-    required = thresholds or {}
+            raise InputError(f"`ambient_dir`: the {audio.split} streams are shorter than a window")
+        _, model.useful = stream_rule.budget_range(quick, most_useful, config.refractory_steps)
     while True:
-        wanted = {
-            name: _wanted(hearing, heard, ear, most_allowed, required.get(name))
-            for name, hearing in hearings.items()
-        }
-        wanted = {name: masks for name, masks in wanted.items() if any(m.any() for m in masks)}
-        if not wanted:
-            return {name: _tracks(hearing, heard, ear) for name, hearing in hearings.items()}
-        for name, lsb in _rescore(heard, hearings, ear, wanted).items():
-            hearing = hearings[name]
-            hearing.exact = [a | b for a, b in zip(hearing.exact, wanted[name], strict=True)]
-            hearing.worst_lsb = max(hearing.worst_lsb, lsb)
-            if 2 * hearing.worst_lsb > hearing.slack_lsb:
-                hearing.slack_lsb = 3 * hearing.worst_lsb
+        for name, model in scores.items():
+            model.floor = _floor(model, streams, config, most_allowed, (thresholds or {}).get(name))
+        masks = {name: model.not_exact(config) for name, model in scores.items()}
+        masks = {name: found for name, found in masks.items() if any(map(np.any, found))}
+        if not masks:
+            return {name: _tracks(model, audio, settings) for name, model in scores.items()}
+        for name, worst_lsb in _rescore(audio, scores, settings, masks).items():
+            scores[name].add_exact(masks[name], worst_lsb)
 
 
-def _wanted(
-    hearing: _Hearing, heard: SplitAudio, ear: Ear, most_allowed: float | None, required: int | None
-) -> Masks:
-    """Steps that the exact kernels still have to score; sets the floor."""
-    config = ear.config
-    floors = [hearing.useful] if required is None else [hearing.useful, required]
+def _floor(
+    scores: _Scores,
+    streams: int,
+    config: StreamConfig,
+    most_allowed: float | None,
+    threshold: int | None,
+) -> int:
+    """The sum from which on all must be exact, as far as is known by now."""
+    floors = [scores.useful] if threshold is None else [scores.useful, threshold]
     if most_allowed is not None:
-        likely = hearing.sums(config, 0.0)[: len(heard.streams)]
+        likely = scores.sums(config, 0.0)[:streams]
         breaking, keeping = stream_rule.budget_range(likely, most_allowed, config.refractory_steps)
         floors.append(keeping if breaking is None else breaking)
-    hearing.floor = min(floors)
-    if hearing.model.exact is None:
-        return []
-    return [
-        _reaching(sums >= hearing.floor, config.windows) & ~done
-        for sums, done in zip(hearing.sums(config, hearing.slack_lsb), hearing.exact, strict=True)
-    ]
+    return min(floors)
 
 
 def _reaching(sums: NDArray[np.bool_], windows: int) -> NDArray[np.bool_]:
@@ -262,40 +267,48 @@ def _reaching(sums: NDArray[np.bool_], windows: int) -> NDArray[np.bool_]:
     return parts
 
 
-def _listen(heard: SplitAudio, models: Mapping[str, StreamModel], ear: Ear) -> dict[str, Logits]:
-    """Quick logits [steps, wake_words] of every recording."""
-    width = len(heard.shards.wake_words)
+def _quick_scores(
+    audio: SplitAudio, models: Mapping[str, StreamModel], settings: StreamSettings
+) -> dict[str, _Scores]:
+    """Every recording by the quick kernels: logits [steps, wake_words], nothing exact."""
+    width = len(audio.shards.wake_words)
     logits: dict[str, Logits] = {name: [] for name in models}
-    clip_s = heard.shards.clip_samples / audio_file.SAMPLE_RATE_HZ + (WARM_MS + AFTER_MS) / 1000
-    total_s = heard.hours * 3600 + len(heard.positives) * clip_s
-    title = f"listening ({heard.split})"
+    clip_s = audio.shards.clip_samples / audio_file.SAMPLE_RATE_HZ + (WARM_MS + AFTER_MS) / 1000
+    total_s = audio.hours * 3600 + len(audio.positives) * clip_s
+    title = f"listening ({audio.split})"
     with tqdm(total=round(total_s), desc=title, unit="s of audio", disable=None) as bar:
-        for blocks in heard.recordings():
+        for blocks in audio.recordings():
             parts: dict[str, Logits] = {name: [np.empty((0, width), np.float32)] for name in models}
-            for windows in _windows(blocks, ear):
+            for windows in _windows(blocks, settings):
                 for name, model in models.items():
                     parts[name].append(model.quick(windows))
-                bar.update(len(windows) * ear.config.stride_ms / 1000)
+                bar.update(len(windows) * settings.config.stride_ms / 1000)
             for name, scored in parts.items():
                 logits[name].append(np.concatenate(scored))
-    return logits
+    return {
+        name: _Scores(model, logits[name], [np.zeros(len(values), bool) for values in logits[name]])
+        for name, model in models.items()
+    }
 
 
 def _rescore(
-    heard: SplitAudio, hearings: Mapping[str, _Hearing], ear: Ear, wanted: Mapping[str, Masks]
+    audio: SplitAudio,
+    scores: Mapping[str, _Scores],
+    settings: StreamSettings,
+    masks: Mapping[str, Masks],
 ) -> dict[str, float]:
-    """Put the exact kernels' logits where they are wanted: largest difference in LSB, by model."""
-    worst = dict.fromkeys(wanted, 0.0)
-    total = sum(int(mask.sum()) for masks in wanted.values() for mask in masks)
-    title = f"reference kernels ({heard.split})"
+    """Put the exact kernels' logits into these steps: largest difference in LSB, by model."""
+    worst = dict.fromkeys(masks, 0.0)
+    total = sum(int(mask.sum()) for found in masks.values() for mask in found)
+    title = f"reference kernels ({audio.split})"
     with tqdm(total=total, desc=title, unit="window", disable=None) as bar:
-        for number, blocks in enumerate(heard.recordings()):
-            masks = {name: wanted[name][number] for name in wanted if wanted[name][number].any()}
+        for number, blocks in enumerate(audio.recordings()):
+            chosen = {name: found[number] for name, found in masks.items() if found[number].any()}
             first = 0
-            for windows in _windows(blocks, ear) if masks else ():
-                for name, mask in masks.items():
+            for windows in _windows(blocks, settings) if chosen else ():
+                for name, mask in chosen.items():
                     rows = np.flatnonzero(mask[first : first + len(windows)])
-                    model, track = hearings[name].model, hearings[name].logits[number]
+                    model, track = scores[name].model, scores[name].logits[number]
                     if rows.size and model.exact is not None and model.output is not None:
                         scored = model.exact(windows[rows])
                         gap = float(np.abs(scored - track[first + rows]).max())
@@ -306,25 +319,27 @@ def _rescore(
     return worst
 
 
-def _windows(blocks: Iterable[NDArray[np.int16]], ear: Ear) -> Iterator[NDArray[np.float32]]:
-    return stream_windows(blocks, ear.frontend, ear.frames, ear.config.stride_ms)
+def _windows(
+    blocks: Iterable[NDArray[np.int16]], settings: StreamSettings
+) -> Iterator[NDArray[np.float32]]:
+    return stream_windows(blocks, settings.frontend, settings.frames, settings.config.stride_ms)
 
 
-def _tracks(hearing: _Hearing, heard: SplitAudio, ear: Ear) -> Tracks:
-    best = [_best(values, ear.config.windows) for values in hearing.logits]
-    ambient, spoken = best[: len(heard.streams)], best[len(heard.streams) :]
+def _tracks(scores: _Scores, audio: SplitAudio, settings: StreamSettings) -> Tracks:
+    best = [_best(values, settings.config.windows) for values in scores.logits]
+    ambient, spoken = best[: len(audio.streams)], best[len(audio.streams) :]
     # A window that ends before the clip begins holds noise alone.
-    noise_ms = WARM_MS - ear.window_ms
-    first = int(noise_ms // ear.config.stride_ms) + 1 if noise_ms >= 0 else 0
+    noise_ms = WARM_MS - settings.window_ms
+    first = int(noise_ms // settings.config.stride_ms) + 1 if noise_ms >= 0 else 0
     sums = np.stack([sums[first:] for sums, _ in spoken])
     words = np.stack([words[first:] for _, words in spoken])
     return Tracks(
         tuple(ambient),
         (sums, words),
-        hearing.floor,
-        sum(map(len, hearing.logits)),
-        int(sum(mask.sum() for mask in hearing.exact)),
-        None if hearing.model.exact is None else round(hearing.worst_lsb, 3),
+        scores.floor,
+        sum(map(len, scores.logits)),
+        int(sum(mask.sum() for mask in scores.exact)),
+        None if scores.model.exact is None else round(scores.worst_lsb, 3),
     )
 
 

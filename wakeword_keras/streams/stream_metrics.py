@@ -11,18 +11,19 @@ bootstrap over speakers, widened to Wilson's interval where that reaches further
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wakeword_keras.affine import INT8_MAX, Affine, dequantize
-from wakeword_keras.metrics import detection, stream_rule
+from wakeword_keras.data.corpus import Clip
+from wakeword_keras.metrics import intervals, stream_rule
 from wakeword_keras.metrics.stream_rule import StreamConfig
-from wakeword_keras.streams.scoring import Ear, SplitAudio, Tracks
+from wakeword_keras.streams.scoring import SplitAudio, StreamSettings, Tracks
 
-LOUDEST = 20
+MOST_PEAKS = 20
 Interval = tuple[float, float]
 
 
@@ -67,7 +68,7 @@ class StreamCurve:
 
 
 @dataclass(frozen=True)
-class Loud:
+class Peak:
     """A peak in an ambient stream: recording, end of the window in it in s, averaged probability.
 
     `fires`: it reaches the operating threshold.
@@ -126,14 +127,14 @@ def _threshold(total: int, within_budget: bool, config: StreamConfig) -> StreamT
 
 
 def measure(
-    tracks: Tracks, threshold: int, heard: SplitAudio, config: StreamConfig
+    tracks: Tracks, threshold: int, audio: SplitAudio, config: StreamConfig
 ) -> StreamMetrics:
     """False accepts and misses at one threshold.
 
     Args:
       tracks: of one model over the split.
       threshold: sum, at least `tracks.floor`.
-      heard: the split's audio.
+      audio: the split's audio.
       config: times.
 
     Returns:
@@ -141,18 +142,18 @@ def measure(
     """
     at = np.array([threshold], np.int64)
     count = int(stream_rule.event_counts(tracks.sums, at, config.refractory_steps)[0])
-    rate = stream_rule.false_accepts_per_hour(count, heard.hours)
-    missed = ~np.array([found[0] for found in _found(tracks, heard, at, config)])
-    speakers = [clip.speaker for clip in heard.positives]
+    rate = intervals.false_accepts_per_hour(count, audio.hours)
+    missed = ~np.array([found[0] for found in _found(tracks, audio, at, config)])
+    speakers = [clip.speaker for clip in audio.positives]
     # Drawing one speaker again and again would give an interval of no width.
     units = speakers if len(set(speakers)) > 1 else [""] * len(speakers)
-    draws = detection.resampled_mean(missed, detection.resample_speakers(units))
+    draws = intervals.resampled_mean(missed, intervals.resample_speakers(units))
     spans = (
-        detection.percentile_interval(draws),
-        detection.wilson_interval(int(missed.sum()), missed.size),
+        intervals.percentile_interval(draws),
+        intervals.wilson_interval(int(missed.sum()), missed.size),
     )
     return StreamMetrics(
-        heard.hours,
+        audio.hours,
         count,
         rate.per_hour,
         rate.ci95,
@@ -165,10 +166,10 @@ def measure(
 
 
 def _found(
-    tracks: Tracks, heard: SplitAudio, thresholds: NDArray[np.int64], config: StreamConfig
+    tracks: Tracks, audio: SplitAudio, thresholds: NDArray[np.int64], config: StreamConfig
 ) -> Iterator[NDArray[np.bool_]]:
-    """For each wake word whether it is heard by its name: bool [thresholds], ascending ones."""
-    for clip, sums, words in zip(heard.positives, *tracks.positives, strict=True):
+    """For each wake word whether it is detected by its name: bool [thresholds], ascending ones."""
+    for clip, sums, words in zip(audio.positives, *tracks.positives, strict=True):
         found = np.zeros(len(thresholds), bool)
         for step, fires in stream_rule.firing(sums, thresholds, config.refractory_steps):
             if words[step] == clip.target:
@@ -176,12 +177,12 @@ def _found(
         yield found
 
 
-def curve(tracks: Tracks, heard: SplitAudio, config: StreamConfig) -> StreamCurve:
+def curve(tracks: Tracks, audio: SplitAudio, config: StreamConfig) -> StreamCurve:
     """Misses against false accepts at every threshold from `tracks.floor` on that differs.
 
     Args:
       tracks: of one model over the split.
-      heard: the split's audio.
+      audio: the split's audio.
       config: times.
 
     Returns:
@@ -191,9 +192,9 @@ def curve(tracks: Tracks, heard: SplitAudio, config: StreamConfig) -> StreamCurv
     thresholds = np.unique(sums[sums >= tracks.floor]).astype(np.int64)
     accepts = stream_rule.event_counts(tracks.sums, thresholds, config.refractory_steps)
     found = np.zeros(len(thresholds), np.int64)
-    for row in _found(tracks, heard, thresholds, config):
+    for row in _found(tracks, audio, thresholds, config):
         found += row
-    positives = len(heard.positives)
+    positives = len(audio.positives)
     changed = (np.diff(accepts, prepend=-1) != 0) | (np.diff(found, prepend=-1) != 0)
     # Of thresholds that do the same the highest: there the device's own next step is.
     kept = np.append(changed[1:], True)
@@ -201,40 +202,53 @@ def curve(tracks: Tracks, heard: SplitAudio, config: StreamConfig) -> StreamCurv
     return StreamCurve(
         thresholds[kept] / config.one,
         accepts,
-        accepts / heard.hours,
+        accepts / audio.hours,
         misses,
         misses / positives,
     )
 
 
-def loudest(tracks: Tracks, threshold: int, heard: SplitAudio, ear: Ear) -> tuple[Loud, ...]:
-    """The LOUDEST peaks of the ambient streams, at least a refractory time apart, loudest first."""
-    apart = ear.config.refractory_steps
-    peaks: list[tuple[int, int, int, int]] = []
-    for stream, (sums, words) in enumerate(tracks.ambient):
-        chosen: list[int] = []
-        for step in np.argsort(-sums.astype(np.int64), kind="stable").tolist():
-            if len(chosen) == LOUDEST:
-                break
-            if all(abs(step - other) >= apart for other in chosen):
-                chosen.append(step)
-        peaks += [(int(sums[step]), stream, step, int(words[step])) for step in chosen]
-    peaks.sort(key=lambda peak: (-peak[0], *peak[1:]))
+def highest_peaks(
+    tracks: Tracks, threshold: int, audio: SplitAudio, settings: StreamSettings
+) -> tuple[Peak, ...]:
+    """The MOST_PEAKS highest of the ambient streams, a refractory time apart, highest first."""
+    peaks = [
+        (-int(sums[step]), stream, step, int(words[step]))
+        for stream, (sums, words) in enumerate(tracks.ambient)
+        for step in _peak_steps(sums, settings.config.refractory_steps)
+    ]
     found = []
-    for total, stream, step, word in peaks[:LOUDEST]:
-        at_s = (ear.window_ms + step * ear.config.stride_ms) / 1000
-        for piece in heard.streams[stream]:
-            length = piece.duration_s or 0.0
-            if at_s <= length or piece is heard.streams[stream][-1]:
-                break
-            at_s -= length
+    for minus_sum, stream, step, word in sorted(peaks)[:MOST_PEAKS]:
+        ends_s = (settings.window_ms + step * settings.config.stride_ms) / 1000
+        piece, seconds = _place(audio.streams[stream], ends_s)
         found.append(
-            Loud(
+            Peak(
                 piece.clip_id.partition("#")[0],
-                round(piece.start_s + at_s, 3),
-                heard.shards.wake_words[word],
-                total / ear.config.one,
-                total >= threshold,
+                round(piece.start_s + seconds, 3),
+                audio.shards.wake_words[word],
+                -minus_sum / settings.config.one,
+                -minus_sum >= threshold,
             )
         )
     return tuple(found)
+
+
+def _peak_steps(sums: NDArray[np.uint32], apart: int) -> list[int]:
+    """Steps of the MOST_PEAKS highest sums that are at least so many steps apart."""
+    chosen: list[int] = []
+    for step in np.argsort(-sums.astype(np.int64), kind="stable").tolist():
+        if len(chosen) == MOST_PEAKS:
+            break
+        if all(abs(step - other) >= apart for other in chosen):
+            chosen.append(step)
+    return chosen
+
+
+def _place(pieces: Sequence[Clip], stream_s: float) -> tuple[Clip, float]:
+    """The piece of a stream at a time of the stream, and the seconds from that piece's start."""
+    for piece in pieces[:-1]:
+        length_s = piece.duration_s or 0.0
+        if stream_s <= length_s:
+            return piece, stream_s
+        stream_s -= length_s
+    return pieces[-1], stream_s

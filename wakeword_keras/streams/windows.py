@@ -50,9 +50,9 @@ def stream_windows(
 
 
 def _at_least(blocks: Iterable[NDArray[np.int16]], samples: int) -> Iterable[NDArray[np.int16]]:
-    heard = 0
+    length = 0
     for block in blocks:
-        heard += len(block)
+        length += len(block)
         yield block
-    if 0 < heard < samples:
-        yield np.zeros(samples - heard, np.int16)
+    if 0 < length < samples:
+        yield np.zeros(samples - length, np.int16)
