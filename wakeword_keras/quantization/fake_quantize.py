@@ -16,7 +16,7 @@ from wakeword_keras.quantization import layer_rules, tfmot_access
 from wakeword_keras.quantization.preflight import Problem, check_quantizable
 from wakeword_keras.quantization.shared_ranges import INPUT, RangeGroup, range_groups
 
-__all__ = ["Problem", "check_quantizable", "float_twin", "quantize"]
+__all__ = ["Problem", "check_quantizable", "quantize", "unquantized"]
 
 
 def quantize(model: keras.Model, input_affine: Affine) -> keras.Model:
@@ -69,14 +69,12 @@ def layer_quantizations(model: keras.Model) -> dict[str, tfmot_access.LayerQuant
 
 
 def _output_quantizers(group: RangeGroup) -> dict[str, tfmot_access.Quantizer]:
-    """One quantizer for every layer of a group that does more than move values."""
-    demanded = list(group.demanded.values())
-    if demanded == [INPUT]:
+    """One quantizer for every layer that writes a tensor of the group."""
+    ranges = list(group.demanded.values())
+    if INPUT in ranges:
         return {}
-    quantizer = (
-        tfmot_access.fixed_range(*demanded[0]) if demanded else tfmot_access.measured_range()
-    )
-    return dict.fromkeys(group.writers, quantizer)
+    quantizer = tfmot_access.fixed_range(*ranges[0]) if ranges else tfmot_access.measured_range()
+    return {layer.name: quantizer for layer in group.writers}
 
 
 def _weight(layer: layers.Layer) -> tuple:
@@ -84,25 +82,25 @@ def _weight(layer: layers.Layer) -> tuple:
     return (weight.attribute, weight.quantizer(layer), weight.held_as) if weight else ()
 
 
-def float_twin(qat: keras.Model, fp32: keras.Model) -> keras.Model:
+def unquantized(qat: keras.Model, fp32: keras.Model) -> keras.Model:
     """The float model with the weights of the QAT model: what INT8 would be without rounding.
 
-    Between FP32 and its twin lies what fine-tuning changed, between the twin and INT8 quantization.
+    Between FP32 and it lies what fine-tuning changed, between it and INT8 quantization.
 
     Args:
       qat: model from `quantize(fp32, ...)`, trained or not.
-      fp32: the float model it was made from; stays as it is.
+      fp32: the float model that was quantized; stays as it is.
 
     Returns:
       A new float model, layers named as in `fp32`.
     """
-    twin = keras.models.clone_model(fp32)
-    for layer in twin.layers:
+    model = keras.models.clone_model(fp32)
+    for layer in model.layers:
         if layer.weights:
-            wrapped = tfmot_access.wrapper(qat, layer.name).weights
+            wrapped = tfmot_access.wrapper_of(qat, layer.name).weights
             held = {_short(variable): variable.numpy() for variable in wrapped}
             layer.set_weights([held[_short(variable)] for variable in layer.weights])
-    return twin
+    return model
 
 
 def _short(variable) -> str:

@@ -1,4 +1,4 @@
-"""What a layer hands to its int8 kernel: steps of what it reads, weights, scales; one function each.
+"""What a layer hands to its int8 kernel, one function each: steps that it reads, weights, scales.
 
 The arithmetic itself is `int8_kernels`; which layer has which kernel, `layer_rules`. Every function
 takes the wrapped layers that one kernel computes (a convolution, its batch norm, its clamp), the
@@ -152,17 +152,20 @@ def tanh(chain: Chain, read: Sequence[Tensor], out: Scaling):
 
 def add(chain: Chain, read: Sequence[Tensor], out: Scaling):
     """ADD of two tensors."""
-    return _total(*read, out)
+    a, b = read
+    return _total(a, b, out)
 
 
 def subtract(chain: Chain, read: Sequence[Tensor], out: Scaling):
     """SUB."""
-    return _total(*read, out, sign=-1)
+    a, b = read
+    return _total(a, b, out, sign=-1)
 
 
 def add_constant(chain: Chain, read: Sequence[Tensor], out: Scaling):
     """ADD of a weight."""
-    return _total(*read, _constant(chain[0]), out)
+    (x,) = read
+    return _total(x, _constant(chain[0]), out)
 
 
 def multiply(chain: Chain, read: Sequence[Tensor], out: Scaling):
@@ -173,12 +176,14 @@ def multiply(chain: Chain, read: Sequence[Tensor], out: Scaling):
 
 def matmul(chain: Chain, read: Sequence[Tensor], out: Scaling):
     """BATCH_MATMUL of two tensors."""
-    return _matmul(*read, out, transpose_b=chain[0].layer.transpose_b)
+    a, b = read
+    return _matmul(a, b, out, transpose_b=chain[0].layer.transpose_b)
 
 
 def matmul_constant(chain: Chain, read: Sequence[Tensor], out: Scaling):
     """BATCH_MATMUL with a weight."""
-    return _matmul(*read, _constant(chain[0]), out)
+    (x,) = read
+    return _matmul(x, _constant(chain[0]), out)
 
 
 def _total(a: Tensor, b: Tensor, out: Scaling, sign: int = 1):

@@ -9,6 +9,7 @@ https://ai.google.dev/edge/litert/models/quantization_spec
 A layer type is added by a row of RULES, and a function of `layer_kernels` where it needs a new one.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,9 +47,9 @@ class Weight:
 
 @dataclass(frozen=True)
 class Option:
-    """What a layer's argument may be, and what to write where it is something else."""
+    """What a layer's argument may be (an activation: its name), and what to write instead."""
 
-    allowed: Callable[[Any], bool]
+    allowed: tuple[Any, ...]
     mend: str
 
 
@@ -58,11 +59,12 @@ class LayerRule:
 
     Attributes:
       range: of the output: FREE, SAME, or (low, high) where the kernel demands it.
-      kernel: what the device computes; None where fake quantization says it all.
+      kernel: what the device computes; None: fake quantization, which rounds once, stands for it.
       weight: None where there is none.
       fuses: kinds of layers behind it that the same kernel computes.
       reads: range that the kernel demands of its input, None where any will do.
-      options: arguments of the layer that not every value is right for.
+      options: arguments of the layer that may not have every value.
+      alone: what to write where no kernel before it takes the layer in, "" where it is its own.
     """
 
     range: str | tfmot_access.Range
@@ -71,6 +73,7 @@ class LayerRule:
     fuses: tuple[Kind, ...] = ()
     reads: tfmot_access.Range | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
+    alone: str = ""
 
 
 def _weight(attribute: str, quantizer: Callable[[], tfmot_access.Quantizer]) -> Weight:
@@ -83,18 +86,16 @@ def _projected_positions(layer: operations.RelativePositions) -> tfmot_access.Qu
     return tfmot_access.constant(lambda kernel: operations.project(kernel, heads, steps))
 
 
-def _one_of(mend: str, *values: Any) -> Option:
-    return Option(lambda value: value in values, mend)
-
-
 # The highest value that int8 holds at the scale the kernel demands: 1/256, or 1/128 for tanh.
 PROBABILITY = (0.0, 255 / 256)
 UNIT = (-1.0, 127 / 128)
 CLAMPS: tuple[Kind, ...] = (layers.ReLU, "relu", "relu6")
 """Layers that a kernel clamps its output for."""
 _BEHIND_SUMS = (layers.BatchNormalization, activations.HardSigmoidShift, *CLAMPS)
-_OWN_LAYER = {
-    "activation": _one_of("give the activation a layer of its own", "linear", "relu", "relu6")
+_ACTIVATION = {
+    "activation": Option(
+        ("linear", "relu", "relu6"), "give the activation a layer of its own, with its own range"
+    )
 }
 _RELU = "use layers.ReLU() or layers.ReLU(6.0)"
 
@@ -104,30 +105,35 @@ RULES: dict[Kind, LayerRule] = {
         kernels.conv_2d,
         _weight("kernel", tfmot_access.per_channel),
         _BEHIND_SUMS,
-        options=_OWN_LAYER,
+        options=_ACTIVATION,
     ),
     layers.DepthwiseConv2D: LayerRule(
         FREE,
         kernels.depthwise_conv_2d,
         _weight("depthwise_kernel", tfmot_access.per_depthwise_channel),
         _BEHIND_SUMS,
-        options=_OWN_LAYER,
+        options=_ACTIVATION,
     ),
     layers.Dense: LayerRule(
         FREE,
         kernels.fully_connected,
         _weight("kernel", tfmot_access.per_tensor),
         _BEHIND_SUMS,
-        options=_OWN_LAYER,
+        options=_ACTIVATION,
     ),
-    layers.BatchNormalization: LayerRule(FREE, fuses=CLAMPS),
+    layers.BatchNormalization: LayerRule(
+        FREE,
+        fuses=CLAMPS,
+        alone="put it directly behind a convolution or Dense layer without activation that "
+        "nothing else reads",
+    ),
     activations.HardSigmoidShift: LayerRule(FREE, fuses=CLAMPS),
     layers.ReLU: LayerRule(
         FREE,
         options={
-            "max_value": _one_of(_RELU, None, 6),
-            "negative_slope": _one_of(_RELU, 0),
-            "threshold": _one_of(_RELU, 0),
+            "max_value": Option((None, 6), _RELU),
+            "negative_slope": Option((0,), _RELU),
+            "threshold": Option((0,), _RELU),
         },
     ),
     "relu": LayerRule(FREE),
@@ -200,6 +206,14 @@ def activation_name(layer: layers.Layer) -> str | None:
     return None if activation is None else getattr(activation, "__name__", str(activation))
 
 
+def clamp(layer: layers.Layer) -> tfmot_access.Range:
+    """Lowest and highest value that a layer's clamp leaves, infinite where it has none."""
+    name = activation_name(layer)
+    if isinstance(layer, layers.ReLU):
+        name = "relu" if layer.max_value is None else "relu6"
+    return {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}.get(str(name), (-math.inf, math.inf))
+
+
 def producers(layer: layers.Layer) -> list[layers.Layer]:
     """The layers whose outputs a layer reads, in the order of its inputs."""
     before = layer.inbound_nodes[0].inbound_layers
@@ -218,17 +232,13 @@ def folds_into_next(layer: layers.Layer, model: keras.Model) -> bool:
 
     Args:
       layer: a layer of `model`.
-      model: functional model in which `preflight.check_quantizable` finds nothing.
+      model: functional model.
     """
     readers = consumers(layer, model)
-    if len(readers) != 1 or layer.name in model.output_names or isinstance(layer, layers.InputLayer):
-        return False
-    has_clamp = type(layer) is not layers.Activation and activation_name(layer) not in (
-        None,
-        "linear",
-    )
     rule = RULES.get(kind(layer))
-    return rule is not None and not has_clamp and kind(readers[0]) in rule.fuses
+    if rule is None or len(readers) != 1 or layer.name in model.output_names:
+        return False
+    return kind(readers[0]) in rule.fuses and activation_name(layer) in (None, "linear")
 
 
 def fused_chain(layer: layers.Layer, model: keras.Model) -> list[layers.Layer]:

@@ -11,21 +11,20 @@ from tf_keras import layers
 
 from wakeword_keras.quantization import layer_rules, tfmot_access
 
-INPUT = "the model's input"
+INPUT = "the pinned range of the model's input"
 
 
 @dataclass(frozen=True)
 class RangeGroup:
-    """Tensors of one range, named by the layers that write them.
+    """Tensors of one range.
 
     Attributes:
-      layers: all of them, in the model's order.
-      measured: those whose values decide the range where nothing demands one.
-      demanded: ranges that kernels demand, or INPUT, by the layer that does.
+      writers: layers that compute them, those that only move values left out.
+      demanded: ranges that kernels demand, or INPUT, by the name of the layer that does; where
+        there is none, the writers' values decide.
     """
 
-    layers: tuple[str, ...]
-    measured: tuple[str, ...]
+    writers: tuple[layers.Layer, ...]
     demanded: dict[str, tfmot_access.Range | str]
 
 
@@ -51,19 +50,16 @@ def range_groups(model: keras.Model) -> list[RangeGroup]:
 
 def _group(members: list[layers.Layer], model: keras.Model) -> RangeGroup:
     demanded = {
-        layer.name: demand
+        layer.name: _range(layer)
         for layer in members
-        if (demand := _range(layer)) not in (layer_rules.FREE, layer_rules.SAME)
+        if _range(layer) not in (layer_rules.FREE, layer_rules.SAME)
     }
     for layer in members:
         for reader in layer_rules.consumers(layer, model):
             if reads := layer_rules.RULES[layer_rules.kind(reader)].reads:
                 demanded[reader.name] = reads
-    return RangeGroup(
-        tuple(layer.name for layer in members),
-        tuple(layer.name for layer in members if _range(layer) == layer_rules.FREE),
-        demanded,
-    )
+    writers = tuple(layer for layer in members if _range(layer) != layer_rules.SAME)
+    return RangeGroup(writers, demanded)
 
 
 def _range(layer: layers.Layer) -> tfmot_access.Range | str:

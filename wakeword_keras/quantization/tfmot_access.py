@@ -7,6 +7,7 @@ and the output. What is quantized, and in which range, its own registry would de
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
@@ -31,7 +32,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer
 from tf_keras import layers
 
 Range = tuple[float, float]
-Quantizer = quantizers.Quantizer
+Quantizer: TypeAlias = quantizers.Quantizer
 
 
 class _DepthwiseQuantizer(default_8bit_quantizers.Default8BitConvWeightsQuantizer):
@@ -112,9 +113,7 @@ def measured_range() -> Quantizer:
 
 def fixed_range(low: float, high: float) -> Quantizer:
     """An activation whose range a kernel or a contract demands."""
-    return quantizers.FixedQuantizer(
-        num_bits=8, init_min=low, init_max=high, narrow_range=False
-    )
+    return quantizers.FixedQuantizer(num_bits=8, init_min=low, init_max=high, narrow_range=False)
 
 
 @dataclass(frozen=True)
@@ -160,33 +159,33 @@ class LayerQuantization(quantize_config.QuantizeConfig):
 
 
 def wrap(
-    model: keras.Model, quantizations: Mapping[str, LayerQuantization], input_range: Range
+    model: keras.Model, quantizations: Mapping[str, LayerQuantization], features: Range
 ) -> keras.Model:
     """Wrap every layer of a float model, its weights copied.
 
     Args:
       model: functional model.
       quantizations: by layer name, input layers left out.
-      input_range: of the input, fixed: tfmot's own input quantizer widens with every loud clip.
+      features: range of the input, fixed: tfmot's own input quantizer widens with every loud clip.
 
     Returns:
       Functional model of the same inputs and outputs, layers named `quant_<name>`.
     """
     annotated = tfmot.quantization.keras.quantize_annotate_model(model)
     scheme = _Scheme(quantizations)
-    wrapped = tfmot.quantization.keras.quantize_apply(annotated, scheme=scheme)
-    _input_layer(wrapped).quantizer = fixed_range(*input_range)
-    return wrapped
+    qat = tfmot.quantization.keras.quantize_apply(annotated, scheme=scheme)
+    _input_layer(qat).quantizer = fixed_range(*features)
+    return qat
 
 
-def wrapper(wrapped: keras.Model, name: str) -> layers.Wrapper:
+def wrapper_of(qat: keras.Model, name: str) -> layers.Wrapper:
     """The wrapped layer whose float layer has this name; its attribute `layer` is that layer."""
-    return wrapped.get_layer(f"quant_{name}")
+    return qat.get_layer(f"quant_{name}")
 
 
-def input_range(wrapped: keras.Model) -> Range:
-    """The range of the input."""
-    quantizer = _input_layer(wrapped).quantizer
+def input_range(qat: keras.Model) -> Range:
+    """The pinned range of a wrapped model's input."""
+    quantizer = _input_layer(qat).quantizer
     return quantizer.init_min, quantizer.init_max
 
 
@@ -205,14 +204,16 @@ def output_range(wrapper: layers.Wrapper) -> tuple[tf.Tensor, tf.Tensor] | Range
     return variables["min_var"], variables["max_var"]
 
 
-def measured_ranges(wrapped: keras.Model) -> dict[str, tuple[tf.Variable, tf.Variable]]:
+def measured_ranges(qat: keras.Model) -> dict[str, tuple[tf.Variable, tf.Variable]]:
     """Low and high of every output that is not fixed, by the float layer's name."""
     ranges = {
         layer.layer.name: output_range(layer)
-        for layer in wrapped.layers
+        for layer in qat.layers
         if isinstance(layer, layers.Wrapper)
     }
-    return {name: ends for name, ends in ranges.items() if ends and isinstance(ends[0], tf.Variable)}
+    return {
+        name: ends for name, ends in ranges.items() if ends and isinstance(ends[0], tf.Variable)
+    }
 
 
 def quantized_weight(wrapper: layers.Wrapper) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -222,15 +223,15 @@ def quantized_weight(wrapper: layers.Wrapper) -> tuple[tf.Tensor, tf.Tensor, tf.
     return quantized, variables["min_var"], variables["max_var"]
 
 
-def set_weight_ranges(wrapped: keras.Model) -> None:
+def set_weight_ranges(qat: keras.Model) -> None:
     """Set the range of every weight from its values."""
-    for layer in wrapped.layers:
+    for layer in qat.layers:
         for weight, quantizer, variables in getattr(layer, "_weight_vars", ()):
             quantizer(weight, True, weights=variables)
 
 
-def _input_layer(wrapped: keras.Model) -> QuantizeLayer:
-    (layer,) = (layer for layer in wrapped.layers if isinstance(layer, QuantizeLayer))
+def _input_layer(qat: keras.Model) -> QuantizeLayer:
+    (layer,) = (layer for layer in qat.layers if isinstance(layer, QuantizeLayer))
     return layer
 
 
