@@ -200,6 +200,11 @@ def kind(layer: layers.Layer) -> Kind:
     return str(activation_name(layer)) if type(layer) is layers.Activation else type(layer)
 
 
+def title(kind: Kind) -> str:
+    """How messages call a kind of layer."""
+    return kind if isinstance(kind, str) else kind.__name__
+
+
 def activation_name(layer: layers.Layer) -> str | None:
     """Name of a layer's activation function, None where it has none."""
     activation = getattr(layer, "activation", None)

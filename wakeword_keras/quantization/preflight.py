@@ -73,16 +73,14 @@ def _problem(layer: layers.Layer, model: keras.Model) -> Problem | None:
 def _unknown(layer: layers.Layer) -> Problem:
     """The problem of a layer type, or of an activation, that has no row."""
     kind = layer_rules.kind(layer)
+    title = layer_rules.title(kind)
+    known = sorted(layer_rules.title(row) for row in layer_rules.RULES if type(row) is type(kind))
     if isinstance(kind, str):
-        reason = f"has the activation {kind}, which is no single int8 kernel"
-        known = ", ".join(row for row in layer_rules.RULES if isinstance(row, str))
-        return Problem(layer.name, reason, layer_rules.INSTEAD.get(kind, f"use one of {known}"))
-    known = ", ".join(sorted(row.__name__ for row in layer_rules.RULES if not isinstance(row, str)))
-    return Problem(
-        layer.name,
-        f"is a {kind.__name__}, which has no int8 form here",
-        layer_rules.INSTEAD.get(kind.__name__, f"replace it by layers of {known}"),
-    )
+        reason = f"has the activation {title}, which is no single int8 kernel"
+    else:
+        reason = f"is a {title}, which has no int8 form here"
+    mend = layer_rules.INSTEAD.get(title, "replace it by one of " + ", ".join(known))
+    return Problem(layer.name, reason, mend)
 
 
 def _rule_problem(layer: layers.Layer, model: keras.Model) -> Problem | None:
@@ -90,7 +88,8 @@ def _rule_problem(layer: layers.Layer, model: keras.Model) -> Problem | None:
     kind = layer_rules.kind(layer)
     rule = layer_rules.RULES[kind]
     if rule.alone and len(layer_rules.fused_chain(layer, model)) == 1:
-        return Problem(layer.name, f"is a {kind.__name__} that folds into no kernel", rule.alone)
+        title = layer_rules.title(kind)
+        return Problem(layer.name, f"is a {title} that folds into no kernel", rule.alone)
     for argument, option in rule.options.items():
         value = getattr(layer, argument)
         value = layer_rules.activation_name(layer) if argument == "activation" else value
