@@ -138,7 +138,7 @@ RULES: dict[Kind, LayerRule] = {
     ),
     "relu": LayerRule(FREE),
     "relu6": LayerRule(FREE),
-    "linear": LayerRule(FREE),
+    "linear": LayerRule(SAME, kernels.unchanged),
     "sigmoid": LayerRule(PROBABILITY, kernels.logistic),
     "tanh": LayerRule(UNIT, kernels.tanh),
     "softmax": LayerRule(PROBABILITY, kernels.softmax),
