@@ -30,6 +30,7 @@ from wakeword_keras.metrics.stream_rule import StreamConfig
 from wakeword_keras.quantization import calibration, fake_quantize, integer_model
 from wakeword_keras.streams import scoring
 from wakeword_keras.tflite import convert, flatbuffer
+from wakeword_keras.tflite.interpreter import micro_installed
 from wakeword_keras.tflite.scorers import (
     keras_facts,
     keras_scorer,
@@ -212,7 +213,7 @@ def _logits_per_lsb(models: RunModels) -> float:
 def _on_device(
     models: RunModels, features: NDArray[np.float32]
 ) -> tuple[on_tflite_micro.MicroCheck, ...]:
-    if not on_tflite_micro.installed():
+    if not micro_installed():
         print("no TFLite Micro: pip install 'wakeword_keras[firmware]', then evaluate again")
         return ()
     spread = np.linspace(0, len(features) - 1, min(on_tflite_micro.CLIPS, len(features)), dtype=int)
