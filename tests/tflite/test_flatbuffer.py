@@ -63,9 +63,12 @@ def test_what_is_written_reads_back_the_same_and_computes_the_same(content, clip
 
 def test_constants_lie_where_a_device_can_read_them_in_place(content):
     written = flatbuffer.write([flatbuffer.read_graph(content)])
-    for tensor in flatbuffer.read_graph(written).tensors:
-        if tensor.data is not None and tensor.data.size > 8:
-            assert written.index(tensor.data.tobytes()) % 16 == 0, tensor.name
+    start = np.frombuffer(written, np.uint8).ctypes.data
+    model = flatbuffer.schema.Model.GetRootAs(written)
+    constants = [model.Buffers(index) for index in range(model.BuffersLength())]
+    places = [held.DataAsNumpy().ctypes.data - start for held in constants if held.DataLength()]
+    assert len(places) > 5
+    assert not np.mod(places, 16).any()
 
 
 def test_what_tensors_and_operators_hold_is_what_the_interpreter_says(content):
@@ -123,7 +126,6 @@ def change(graph, **fields):
         ("scale", np.float32([np.nan]), "scale of nan"),
         ("scale", np.float32([0]), "scale of 0"),
         ("zero_point", np.array([300]), "beyond int8"),
-        ("zero_point", np.array([0, 0]), "2 zero points"),
     ],
 )
 def test_a_broken_quantization_is_named(clips, field, value, message):
@@ -146,6 +148,15 @@ def test_a_tensor_that_nothing_writes_is_named(content):
         flatbuffer.read(change(graph, operators=without_first))
 
 
+def refusal(path, clip):
+    """Why the model is not run; "" if it is."""
+    try:
+        tflite_scorer(path, threads=1)(clip[None])
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 def assert_damage_is_one_line_or_harmless(content, clip, path, flips, seed):
     """A file with one flipped bit: an InputError, or a model that runs."""
     rng = np.random.default_rng(seed)
@@ -156,12 +167,10 @@ def assert_damage_is_one_line_or_harmless(content, clip, path, flips, seed):
         at = rng.integers(len(damaged)) if flip % 2 else len(damaged) - 1 - rng.integers(9000)
         damaged[at] ^= 1 << rng.integers(8)
         path.write_bytes(damaged)
-        try:
-            tflite_scorer(path, threads=1)(clip[None])
-        except InputError as error:
-            assert "\n" not in str(error)
-            assert path.name in str(error)
-            refused += 1
+        message = refusal(path, clip)
+        assert "\n" not in message
+        assert path.name in message or not message
+        refused += bool(message)
     assert refused > flips / 20, "the flips hit nothing that matters"
 
 

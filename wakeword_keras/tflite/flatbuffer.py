@@ -254,7 +254,8 @@ def _indices(values: Any) -> tuple[int, ...]:
 
 
 def _tensor(tensor: Any, buffers: Sequence[Any]) -> Tensor:
-    name, kind, shape = tensor.name.decode(), _TYPE_NAMES[tensor.type], _indices(tensor.shape)
+    name = (tensor.name or b"").decode()
+    kind, shape = _TYPE_NAMES[tensor.type], _indices(tensor.shape)
     raw, data = buffers[tensor.buffer].data, None
     if 0 in shape or (raw is not None and len(raw)):
         data = np.asarray([] if raw is None else raw, np.uint8)
