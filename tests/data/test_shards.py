@@ -3,7 +3,7 @@ import pytest
 import soundfile
 
 from wakeword_keras.audio.features import FrontendConfig, compute
-from wakeword_keras.data.corpus import NOISE, POSITIVE, SPEECH, CorpusConfig, read_corpus
+from wakeword_keras.data.corpus import CorpusConfig, read_corpus
 from wakeword_keras.data.shards import (
     fit_length,
     open_shards,
@@ -11,6 +11,7 @@ from wakeword_keras.data.shards import (
     split_features,
     write_shards,
 )
+from wakeword_keras.names import NOISE, POSITIVE, SPEECH
 
 FRONTEND = FrontendConfig()
 CLIP_MS = 500
@@ -82,6 +83,6 @@ def test_cold_features_are_the_front_ends_and_warm_ones_differ(shards):
     assert warm.features.shape == cold.features.shape
     assert (warm.features != cold.features).any()
     np.testing.assert_array_equal(
-        cold.labels(1)[:, 0], [clip.group == POSITIVE for clip in cold.clips]
+        cold.one_hot(1)[:, 0], [clip.group == POSITIVE for clip in cold.clips]
     )
     assert {clip.group for clip in cold.clips} == {POSITIVE, SPEECH, NOISE}

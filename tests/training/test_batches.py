@@ -6,9 +6,10 @@ import tf_keras as keras
 
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.audio.features import FrontendConfig
-from wakeword_keras.data.corpus import GROUPS, POSITIVE, CorpusConfig, read_corpus
+from wakeword_keras.data.corpus import CorpusConfig, read_corpus
 from wakeword_keras.data.shards import read_impulse_responses, write_shards
 from wakeword_keras.errors import InputError
+from wakeword_keras.names import GROUPS, POSITIVE
 from wakeword_keras.training import batches
 
 FRONTEND = FrontendConfig()

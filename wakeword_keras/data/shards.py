@@ -21,27 +21,17 @@ from tqdm import tqdm
 from wakeword_keras.audio import audio_file
 from wakeword_keras.audio.augmentation import prepare_impulse_responses
 from wakeword_keras.audio.features import FrontendConfig, compute
-from wakeword_keras.data.corpus import GROUPS, NOISE, Clip, Corpus
+from wakeword_keras.data.clips import ClipFeatures, ClipInfo
+from wakeword_keras.data.corpus import Clip, Corpus
 from wakeword_keras.data.recordings import is_audio, list_files
 from wakeword_keras.errors import InputError
+from wakeword_keras.names import GROUPS, NOISE, SPLITS, TRAIN
 
 CONDITIONS = ("cold", "warm")
 CLIPS_PER_SHARD = 1024
 WARM_MS = 1000
 BACKGROUND_STRETCHES = 512  # about 25 minutes of noise: variety enough, and under 50 MB
 _LAYOUT = 1  # raise when the files' layout changes, so that old caches are not read
-
-
-@dataclass(frozen=True)
-class ClipInfo:
-    """What is known of a clip besides its sound; target is the wake word's index, -1 for none."""
-
-    clip_id: str
-    label: str
-    target: int
-    group: str
-    speaker: str
-    weight: float
 
 
 @dataclass(frozen=True)
@@ -56,23 +46,6 @@ class Shards:
     def paths(self, split: str) -> list[str]:
         """The shard files of a split, in order."""
         return [str(path) for path in sorted(self.directory.glob(f"{split}-*.tfrecord"))]
-
-
-@dataclass(frozen=True)
-class SplitFeatures:
-    """Features of a whole split, memory-mapped: float32 [clips, frames, channels]."""
-
-    clips: tuple[ClipInfo, ...]
-    features: NDArray[np.float32]
-
-    @property
-    def targets(self) -> NDArray[np.int32]:
-        """int32 [clips]: index of the wake word, -1 for none."""
-        return np.asarray([clip.target for clip in self.clips], np.int32)
-
-    def labels(self, wake_words: int) -> NDArray[np.float32]:
-        """float32 [clips, wake_words], 1.0 where the wake word is spoken."""
-        return (self.targets[:, None] == np.arange(wake_words)).astype(np.float32)
 
 
 def fit_length(samples: NDArray[np.int16], length: int) -> NDArray[np.int16]:
@@ -105,10 +78,7 @@ def write_shards(corpus: Corpus, clip_ms: int, cache_dir: str | Path) -> Shards:
     partial = directory.with_name(f"{directory.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     np.save(partial / "background.npy", _background(corpus, clip_samples))
-    clips = {
-        split: _write_split(partial, split, corpus, clip_samples)
-        for split in ("train", "validation", "test")
-    }
+    clips = {split: _write_split(partial, split, corpus, clip_samples) for split in SPLITS}
     index = {
         "wake_words": corpus.wake_words,
         "clip_samples": clip_samples,
@@ -169,7 +139,7 @@ def _background(corpus: Corpus, clip_samples: int) -> NDArray[np.int16]:
     length = 2 * clip_samples + audio_file.SAMPLE_RATE_HZ
     recordings: dict[str, list[Clip]] = {}
     for clip in corpus.clips:
-        if clip.group == NOISE and clip.split == "train":
+        if clip.group == NOISE and clip.split == TRAIN:
             recordings.setdefault(clip.path, []).append(clip)
     stretches: list[NDArray[np.int16]] = []
     for pieces in recordings.values():
@@ -228,6 +198,8 @@ def read_impulse_responses(folder: str | Path) -> NDArray[np.float32] | None:
     """
     if not folder:
         return None
+    if not Path(folder).is_dir():
+        raise InputError(f"`impulse_response_dir`={folder}: no such folder")
     paths = [path for path in list_files(Path(folder)) if is_audio(path)]
     if not paths:
         raise InputError(f"`impulse_response_dir`={folder}: no audio files there")
@@ -236,7 +208,7 @@ def read_impulse_responses(folder: str | Path) -> NDArray[np.float32] | None:
 
 def split_features(
     shards: Shards, split: str, frontend: FrontendConfig, condition: str = "cold"
-) -> SplitFeatures:
+) -> ClipFeatures:
     """Features of every clip of a split without augmentation, cached on disk.
 
     Args:
@@ -248,7 +220,7 @@ def split_features(
         a stream.
 
     Returns:
-      SplitFeatures in the order of `shards.clips[split]`, memory-mapped.
+      ClipFeatures in the order of `shards.clips[split]`, memory-mapped.
     """
     clips = shards.clips[split]
     path = shards.directory / f"{split}-{condition}-{_key(frontend)}.npy"
@@ -270,7 +242,7 @@ def split_features(
             array[i] = compute(prepare(clip, i)[None], frontend, frames=frames)[0]
         array.flush()
         os.replace(partial, path)
-    return SplitFeatures(clips, np.load(path, mmap_mode="r"))
+    return ClipFeatures(clips, np.load(path, mmap_mode="r"))
 
 
 def in_noise(

@@ -29,16 +29,14 @@ from wakeword_keras.audio import noise_signals
 from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
 from wakeword_keras.audio.noise_signals import Signal
 from wakeword_keras.errors import InputError
+from wakeword_keras.names import BACKGROUND_NOISE, SILENCE, SPLITS
 from wakeword_keras.synthesis.espeak import Espeak
 from wakeword_keras.synthesis.lines import (
     ACCENTS,
-    NOISE,
     RATES_WPM,
     SHARES,
-    SILENCE,
     SIMILAR,
     SPEECH,
-    SPLITS,
     VARIANTS,
     Line,
     Script,
@@ -257,7 +255,12 @@ def _clips(studio: _Studio, label: str) -> Iterator[tuple[str, str, str, Signal]
             yield SPEECH, voice, split, _clip(studio, *_other_speech(studio, voice))
         for i, first in enumerate(range(0, counts["noise"], _RECORDING_CLIPS)):
             length = min(_RECORDING_CLIPS, counts["noise"] - first) * config.clip_samples
-            yield NOISE, f"noise-{split}-{i}", split, _background(studio, voices, i, length)
+            yield (
+                BACKGROUND_NOISE,
+                f"noise-{split}-{i}",
+                split,
+                _background(studio, voices, i, length),
+            )
         for i in range(counts["silence"]):
             yield SILENCE, f"silence-{split}-{i}", split, _silence(studio, split, i)
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from wakeword_keras.errors import InputError
+from wakeword_keras.names import SPLITS
 from wakeword_keras.synthesis import phonetics
 from wakeword_keras.synthesis.espeak import Espeak
 
-SIMILAR, SPEECH, NOISE, SILENCE = "similar", "speech", "_background_noise_", "_silence_"
-SPLITS = ("train", "validation", "test")
+SIMILAR, SPEECH = "similar", "speech"
 SHARES = (0.7, 0.15, 0.15)  # of the voices and clips of each split
 # fmt: off
 ACCENTS = (

@@ -24,6 +24,7 @@ from wakeword_keras.audio.augmentation import (
 from wakeword_keras.audio.features import FrontendConfig, graph_features
 from wakeword_keras.data.shards import Shards, parse
 from wakeword_keras.errors import InputError
+from wakeword_keras.names import TRAIN
 
 _ENDLESS = 1 << 40
 
@@ -60,7 +61,7 @@ class DataConfig:
 
 def steps_per_epoch(shards: Shards, config: DataConfig) -> int:
     """Batches that hold as many examples as there are training clips; at least 1."""
-    return max(1, len(shards.clips["train"]) // config.batch)
+    return max(1, len(shards.clips[TRAIN]) // config.batch)
 
 
 def training_batches(
@@ -101,7 +102,7 @@ def training_batches(
     def batch_of(step: NDArray[np.int64]) -> Arrays:
         nonlocal mixed
         if step == first_step:  # of a new iteration
-            mixed = _with_echoes(fresh, config, len(shards.clips["train"]), seed, first_step)
+            mixed = _with_echoes(fresh, config, len(shards.clips[TRAIN]), seed, first_step)
         features, *others = next(mixed)
         return _cut(features, frames, np.random.default_rng([seed, int(step)])), *others
 
@@ -169,7 +170,7 @@ def _fresh(
     shards: Shards, config: DataConfig, hear: Callable, seed: int, first_group: int
 ) -> tf.data.Dataset:
     """Groups of augmented clips from endless passes over the training clips."""
-    clips = len(shards.clips["train"])
+    clips = len(shards.clips[TRAIN])
     first = first_group * config.fresh
 
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
@@ -216,7 +217,7 @@ def _shuffled_clips(
 ) -> tf.data.Dataset:
     """The training clips as they are stored, in the order of a pass."""
     pair = tf.stack([tf.cast(seed, tf.int64), number])
-    paths = tf.random.experimental.stateless_shuffle(tf.constant(shards.paths("train")), pair)
+    paths = tf.random.experimental.stateless_shuffle(tf.constant(shards.paths(TRAIN)), pair)
     clips = tf.data.TFRecordDataset(paths).map(lambda record: parse(record, shards.clip_samples))
-    buffer = min(config.shuffle, len(shards.clips["train"]))
+    buffer = min(config.shuffle, len(shards.clips[TRAIN]))
     return clips.shuffle(buffer, seed=seed * 100_003 + number)
