@@ -13,7 +13,7 @@ INT8 runs on the reference kernels, the arithmetic nearest to a microcontroller'
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,7 +135,9 @@ def layer_errors(
     if not pairs or shapes[0] != shapes[1]:
         raise InputError(f"{int8_path}: no layer in common with {fp32_path}: other architectures")
     chosen = features[np.unique(np.linspace(0, len(features) - 1, clips).round().astype(int))]
-    tallies = _compare(fp32, int8, pairs, chosen)
+    compared = (int8.inputs[0], *(b.tensor for _, b in pairs))
+    affines = {t: flatbuffer.int8_affine(int8.tensors[t], int8_path) for t in compared}
+    tallies = _compare(fp32, int8, pairs, affines, chosen)
     found = [tallies[int8.inputs[0]].error("input", "INPUT", 0)]
     found += [
         tallies[b.tensor].error(_display_name(a, i), b.kind, i + 1)
@@ -222,6 +224,7 @@ def _compare(
     fp32: Graph,
     int8: Graph,
     pairs: Sequence[tuple[LayerOutput, LayerOutput]],
+    affines: Mapping[int, Affine],
     features: NDArray[np.float32],
 ) -> dict[int, "_Tally"]:
     """Run both graphs and the cut one clip by clip; tallies by INT8 tensor."""
@@ -236,8 +239,8 @@ def _compare(
         )
     )
     (fp32_input,), (int8_input,) = fp32.inputs, int8.inputs
-    tallies = {t: _Tally(int8.tensors[t].affine) for t in (int8_input, *partner)}
-    source = tallies[int8_input].affine
+    tallies = {t: _Tally(affine) for t, affine in affines.items()}
+    source = affines[int8_input]
     for clip in features[:, np.newaxis]:
         codes = quantize(clip, source)
         for interpreter, tensor, values in (
@@ -249,7 +252,7 @@ def _compare(
         written = {t: quantized.get_tensor(t) for t in partner}
         fed.set_tensor(fp32_input, dequantize(codes, source))
         for t, target in partner.items():
-            fed.set_tensor(given[target], dequantize(written[t], tallies[t].affine))
+            fed.set_tensor(given[target], dequantize(written[t], affines[t]))
         fed.invoke()
         tallies[int8_input].add(codes, clip, clip)
         for t, target in partner.items():

@@ -247,9 +247,8 @@ def _front_end(frontend: FrontendConfig) -> dict[str, Any]:
 
 
 def _tensor(tensor: flatbuffer.Tensor, path: str | Path) -> dict[str, Any]:
-    if tensor.type != "INT8":
-        raise InputError(f"{path}: need one input and one output, both int8: give the int8 model")
-    return {"shape": list(tensor.shape), "dtype": "int8", **dataclasses.asdict(tensor.affine)}
+    affine = flatbuffer.int8_affine(tensor, path)
+    return {"shape": list(tensor.shape), "dtype": "int8", **dataclasses.asdict(affine)}
 
 
 def _check(

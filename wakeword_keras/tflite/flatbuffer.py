@@ -70,13 +70,6 @@ class Tensor:
     zero_point: NDArray[np.int64] | None = None
     axis: int = 0
 
-    @property
-    def affine(self) -> Affine:
-        """Scale and zero point of an int8 tensor that has one of each."""
-        assert self.scale is not None
-        assert self.zero_point is not None
-        return Affine(float(self.scale[0]), int(self.zero_point[0]))
-
 
 @dataclass(frozen=True)
 class Operator:
@@ -195,6 +188,25 @@ def output_affine(source: Source) -> Affine | None:
     return _affine(graph.tensors[graph.outputs[0]], source)
 
 
+def int8_affine(tensor: Tensor, source: Source) -> Affine:
+    """Scale and zero point of an int8 tensor that has one of each.
+
+    Args:
+      tensor: of a graph.
+      source: that it was read from, for the message.
+
+    Raises:
+      InputError: the tensor is of another type, or not quantized as a whole.
+    """
+    if tensor.type != "INT8" or tensor.scale is None or tensor.scale.size != 1:
+        raise InputError(
+            f"{name_of(source)}: tensor {tensor.name!r} is {tensor.type.lower()}, not int8 with "
+            "one scale: give a fully INT8 model"
+        )
+    assert tensor.zero_point is not None, "as many as scales, read has checked"
+    return Affine(float(tensor.scale[0]), int(tensor.zero_point[0]))
+
+
 def operators(path: str | os.PathLike) -> list[str]:
     """Operator names in the order of the graph, all subgraphs, such as "CONV_2D".
 
@@ -218,14 +230,7 @@ def tensor_types(path: str | os.PathLike) -> dict[str, tuple[str, ...]]:
 
 
 def _affine(tensor: Tensor, source: Source) -> Affine | None:
-    if tensor.type == "FLOAT32":
-        return None
-    if tensor.type != "INT8" or tensor.scale is None:
-        raise InputError(
-            f"{name_of(source)}: tensor {tensor.name!r} is {tensor.type.lower()}, "
-            "not float32 or quantized int8"
-        )
-    return tensor.affine
+    return None if tensor.type == "FLOAT32" else int8_affine(tensor, source)
 
 
 def _graphs(model: Any) -> Iterator[Graph]:
