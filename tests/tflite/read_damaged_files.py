@@ -87,7 +87,7 @@ def damaged(content, number):
 def readers(kind, path, folder, clips):
     """All that reads a model of this kind."""
     yield lambda: [score(clips) for score in open_tflite({kind: path})[0].values()]
-    yield lambda: translate.from_tflite(path.read_bytes())
+    yield lambda: translate.from_tflite(path)
     if kind == "int8":
         yield lambda: bundle.describe_model(path)
         yield lambda: layer_error.layer_errors(folder / "float.tflite", path, clips)
@@ -99,11 +99,11 @@ def readers(kind, path, folder, clips):
 
 
 def outcome(read, name):
-    """ "" of a model that is read, "refused" in one line that names the file, or what went wrong."""
+    """What came of it: "" if it is read, "refused" if in one line with the file's name."""
     try:
         read()
     except InputError as error:
-        clear = "\n" not in str(error) and (name in str(error) or "the model" in str(error))
+        clear = "\n" not in str(error) and name in str(error)
         return "refused" if clear else f"unclear: {error}"
     except BaseException:  # what any reader may raise is what is asked here
         return traceback.format_exc()

@@ -139,7 +139,8 @@ class OnnxGraph:
         """The finished ONNX model: float32 `features` in, float32 `logits` out, any batch.
 
         Raises:
-          InputError: the extra `onnx` is not installed.
+          InputError: the extra `onnx` is not installed, or an operator's tensors are of types or
+            shapes that ONNX refuses.
         """
         try:
             import onnx
@@ -167,5 +168,9 @@ class OnnxGraph:
             opset_imports=[onnx.helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
         )
-        onnx.checker.check_model(model, full_check=True)
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"no valid ONNX model comes of it: {reason}") from error
         return model.SerializeToString()

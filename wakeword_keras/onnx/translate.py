@@ -15,6 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 from wakeword_keras.errors import InputError
 from wakeword_keras.onnx.graph import CHANNELS_FIRST, Layout, OnnxGraph
 from wakeword_keras.tflite.flatbuffer import Graph, Operator, read_graph
+from wakeword_keras.tflite.interpreter import Source, name_of
 
 
 def installed() -> bool:
@@ -22,12 +23,12 @@ def installed() -> bool:
     return all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
 
 
-def from_tflite(content: bytes) -> bytes:
+def from_tflite(source: Source) -> bytes:
     """Translate a TFLite model, float32 or INT8, to ONNX (opset 17).
 
     Args:
-      content: TFLite flatbuffer with one input [1, frames, channels], such as `convert.float_model`
-        and `convert.int8_model` return.
+      source: .tflite file, or its content, with one input [1, frames, channels], such as
+        `convert.float_model` and `convert.int8_model` return.
 
     Returns:
       ONNX model: float32 `features` [clips, frames, channels] to float32 `logits`
@@ -37,7 +38,11 @@ def from_tflite(content: bytes) -> bytes:
       InputError: no TFLite model, an operator or tensor type without translation (named), or the
         extra `onnx` is not installed.
     """
-    return translate(read_graph(content))
+    graph = read_graph(source)
+    try:
+        return translate(graph)
+    except InputError as error:
+        raise InputError(f"{name_of(source)}: {error}") from error
 
 
 def translate(source: Graph) -> bytes:

@@ -6,7 +6,7 @@ Schema: https://github.com/google-ai-edge/LiteRT/blob/main/tflite/schema.fbs
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,11 +116,13 @@ def read(source: Source) -> tuple[Graph, ...]:
       InputError: the file is missing, no TFLite model, or damaged.
     """
     content, name = content_of(source), name_of(source)
-    open_interpreter(source, "reference")  # verifies all offsets, which the Python parser does not
+    # Verifies all offsets, which the Python parser does not.
+    interpreter = open_interpreter(source, "reference")
     try:
         graphs = tuple(_graphs(schema.ModelT.InitFromPackedBuf(content, 0)))
         for graph in graphs:
             _check_order(graph)
+        _check_shapes(graphs[0], interpreter.get_tensor_details())
     except (ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{name}: damaged ({reason}): export it again") from error
@@ -294,6 +296,17 @@ def _check_order(graph: Graph) -> None:
         known |= set(op.outputs)
     if missing := set(graph.outputs) - known:
         raise ValueError(f"output {min(missing)} is written by nothing")
+
+
+def _check_shapes(graph: Graph, details: Sequence[Mapping[str, Any]]) -> None:
+    """Shapes are those that the interpreter infers: it does not look at what the file says."""
+    inferred = {detail["index"]: tuple(map(int, detail["shape"])) for detail in details}
+    for index, tensor in enumerate(graph.tensors):
+        if tensor.shape != inferred.get(index, tensor.shape):
+            raise ValueError(
+                f"tensor {tensor.name!r} has shape {list(tensor.shape)}, "
+                f"its operator writes {list(inferred[index])}"
+            )
 
 
 class _Buffer(schema.BufferT):
