@@ -257,7 +257,7 @@ def test_the_file_is_at_most_1_3_times_the_tflite_file(kind):
 
 def test_an_operator_without_translation_is_named(features):
     content = convert.float_model(model_of(lambda x: tf.cos(x)[:, 0]))
-    with pytest.raises(InputError, match=r"^operator COS "):
+    with pytest.raises(InputError, match=r"^the model: operator COS "):
         export.from_tflite(content)
 
 

@@ -1,6 +1,7 @@
 """Reading and writing TFLite files, whole and damaged ones."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -146,6 +147,17 @@ def test_a_tensor_that_nothing_writes_is_named(content):
     without_first = graph.operators[1:]
     with pytest.raises(InputError, match="which nothing writes"):
         flatbuffer.read(change(graph, operators=without_first))
+
+
+def test_a_shape_that_no_operator_writes_is_named(content):
+    """The interpreter would overlook it: it infers the shapes of what is computed."""
+    graph = flatbuffer.read_graph(content)
+    tensors = list(graph.tensors)
+    place = graph.operators[0].output
+    shape = (*tensors[place].shape, 1)
+    tensors[place] = dataclasses.replace(tensors[place], shape=shape)
+    with pytest.raises(InputError, match=rf"has shape {re.escape(str(list(shape)))}, its operator"):
+        flatbuffer.read(change(graph, tensors=tuple(tensors)))
 
 
 def test_a_name_that_is_no_utf_8_is_damage(content, clips, tmp_path):
