@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow.lite.experimental.microfrontend.python.ops import audio_microfrontend_op
@@ -18,6 +17,7 @@ from wakeword_keras import InputError
 from wakeword_keras.affine import Affine, dequantize, quantize
 from wakeword_keras.audio.features import FrontendConfig, compute
 from wakeword_keras.firmware.bundle import int8_threshold, read_manifest, write_bundle
+from wakeword_keras.tflite.interpreter import open_interpreter
 
 FRONTEND = FrontendConfig()
 CLIP_MS = 200
@@ -52,14 +52,10 @@ def model_path(tmp_path_factory):
     return _convert(tmp_path_factory.mktemp("model") / "int8.tflite", FRONTEND.input_affine.high)
 
 
-def _interpreter(path):
-    return Interpreter(
-        str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    )
-
-
 def _write(model_path, out_dir, **changed):
-    scale, zero_point = _interpreter(model_path).get_output_details()[0]["quantization"]
+    scale, zero_point = open_interpreter(model_path, "optimized").get_output_details()[0][
+        "quantization"
+    ]
     arguments = {
         "wake_words": WAKE_WORDS,
         "frontend": FRONTEND,
@@ -92,7 +88,7 @@ def test_bundle_holds_the_models_own_bytes_and_nothing_unexpected(bundle, model_
 
 
 def test_tensors_and_operators_are_those_of_the_interpreter(manifest, model_path):
-    interpreter = _interpreter(model_path)
+    interpreter = open_interpreter(model_path, "optimized")
     model = manifest["model"]
     for said, details in (
         (model["input"], interpreter.get_input_details()[0]),
@@ -295,7 +291,7 @@ def test_model_of_another_input_range_is_refused(tmp_path):
 
 def test_float_input_or_a_file_that_is_no_model_is_refused(tmp_path):
     floating = _convert(tmp_path / "float.tflite", FRONTEND.input_affine.high, tf.float32)
-    with pytest.raises(InputError, match="both int8"):
+    with pytest.raises(InputError, match="is float32, not int8 with one scale: give a fully"):
         _write(floating, tmp_path / "firmware", threshold_logit=0.0)
     text = tmp_path / "text.tflite"
     text.write_text("no model at all")

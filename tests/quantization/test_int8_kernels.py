@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from wakeword_keras.affine import INT8_MAX, INT8_MIN, Affine
 from wakeword_keras.quantization import fixed_point, int8_kernels
+from wakeword_keras.tflite.interpreter import open_interpreter
 
 ALL = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)
 
@@ -16,10 +16,7 @@ ALL = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)
 def reference(operator, inputs, affines, shape, out, **options):
     """What a single operator writes, int8, on the reference kernels."""
     content = one_operator(operator, [x.shape for x in inputs], affines, shape, out, options)
-    made = Interpreter(
-        model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_REF
-    )
-    made.allocate_tensors()
+    made = open_interpreter(content, "reference")
     for detail, x in zip(made.get_input_details(), inputs, strict=True):
         made.set_tensor(detail["index"], x)
     made.invoke()

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import tf_keras as keras
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from test_convert import dataset_of, interpreter, run_int8
 from tf_keras import layers
 
@@ -12,6 +11,7 @@ from wakeword_keras.models import mobilenet_v3
 from wakeword_keras.models.activations import HardSwish, hard_sigmoid
 from wakeword_keras.quantization import calibration, fake_quantize, layer_rules, tfmot_access
 from wakeword_keras.tflite import convert
+from wakeword_keras.tflite.interpreter import open_interpreter
 
 INPUT = Affine(26 / 256, -128)
 FRAMES, CHANNELS = 12, 8
@@ -237,12 +237,7 @@ def through_the_door(model, epochs, qat_epochs):
 
 def int8_tensors(content, features):
     """Per operator, on reference kernels: output name, real inputs, real output, output scale."""
-    made = Interpreter(
-        model_content=content,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
-        experimental_preserve_all_tensors=True,
-    )
-    made.allocate_tensors()
+    made = open_interpreter(content, "reference", keep_tensors=True)
     details = {d["index"]: d for d in made.get_tensor_details()}
     seen = {index: [] for index in details}
     operators = [op for op in made._get_ops_details() if op["op_name"] not in MOVES]

@@ -348,8 +348,8 @@ def _export_onnx(run: RunDirectory) -> None:
         )
         return
     for name, source in _TRANSLATED_FROM.items():
-        content = run.path("export", TFLITE_FILES[source]).read_bytes()
-        write_bytes(run.path("export", ONNX_FILES[name]), translate.from_tflite(content))
+        content = translate.from_tflite(run.path("export", TFLITE_FILES[source]))
+        write_bytes(run.path("export", ONNX_FILES[name]), content)
 
 
 def _export_record(run: RunDirectory) -> dict:
