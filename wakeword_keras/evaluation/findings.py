@@ -28,6 +28,7 @@ from wakeword_keras.names import FP32_TFLITE, INT8, INT8_PTQ, TEST
 from wakeword_keras.quantization import calibration, fake_quantize
 from wakeword_keras.streams import scoring
 from wakeword_keras.tflite import convert, flatbuffer
+from wakeword_keras.tflite.interpreter import micro_installed
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _logits_per_lsb(models: RunModels) -> float:
 def _on_device(
     models: RunModels, features: NDArray[np.float32]
 ) -> tuple[on_tflite_micro.MicroCheck, ...]:
-    if not on_tflite_micro.installed():
+    if not micro_installed():
         print("no TFLite Micro: pip install 'wakeword_keras[firmware]', then evaluate again")
         return ()
     spread = np.linspace(0, len(features) - 1, min(on_tflite_micro.CLIPS, len(features)), dtype=int)

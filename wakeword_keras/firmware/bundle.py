@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
 from wakeword_keras.affine import INT8_MAX, INT8_MIN, Affine, dequantize
 from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
@@ -160,16 +159,15 @@ def describe_model(path: str | Path) -> dict[str, Any]:
     Raises:
       InputError: the file is missing, no TFLite model, or not int8 in and out.
     """
-    operators = sorted(set(flatbuffer.operators(path)))
+    graph = flatbuffer.read_graph(path)
     blob = Path(path).read_bytes()
-    interpreter = Interpreter(model_content=blob)
     return {
         "file": MODEL_FILE,
         "sha256": hashlib.sha256(blob).hexdigest(),
         "bytes": len(blob),
-        "input": _tensor(interpreter.get_input_details(), path),
-        "output": _tensor(interpreter.get_output_details(), path),
-        "operators": operators,
+        "input": _tensor(graph.tensors[graph.inputs[0]], path),
+        "output": _tensor(graph.tensors[graph.outputs[0]], path),
+        "operators": sorted({op.kind for op in graph.operators}),
     }
 
 
@@ -248,12 +246,10 @@ def _front_end(frontend: FrontendConfig) -> dict[str, Any]:
     return description | (MICRO_CONSTANTS if frontend.kind == "micro" else {})
 
 
-def _tensor(details: list[dict[str, Any]], path: str | Path) -> dict[str, Any]:
-    if len(details) != 1 or details[0]["dtype"] != np.int8:
+def _tensor(tensor: flatbuffer.Tensor, path: str | Path) -> dict[str, Any]:
+    if tensor.type != "INT8":
         raise InputError(f"{path}: need one input and one output, both int8: give the int8 model")
-    scale, zero_point = details[0]["quantization"]
-    shape = [int(size) for size in details[0]["shape"]]
-    return {"shape": shape, "dtype": "int8", "scale": float(scale), "zero_point": int(zero_point)}
+    return {"shape": list(tensor.shape), "dtype": "int8", **dataclasses.asdict(tensor.affine)}
 
 
 def _check(
