@@ -279,7 +279,7 @@ def _tflite_runner(
         raise InputError(f"{path}: need one output [1, wake_words], not {list(logits)}")
     if batch != 1 or logits[0] != 1:
         raise InputError(f"{path}: batch is {batch}: export with batch 1")
-    empty = np.zeros((0, logits[1]), DTYPES[graph.tensors[target].type])
+    empty: NDArray = np.zeros((0, logits[1]), DTYPES[graph.tensors[target].type])
     interpreters = [open_interpreter(path, kernels) for _ in range(threads or os.cpu_count() or 1)]
 
     def run_part(worker: Any, clips: NDArray) -> list[NDArray]:
