@@ -220,10 +220,14 @@ def _transpose(graph: Graph, op: Operator, time: Time) -> Rule:
 
 
 def _fully_connected(graph: Graph, op: Operator, time: Time) -> Rule:
-    if time.axis == len(graph.tensors[op.inputs[0]].shape) - 1:
+    before, after = (graph.tensors[index].shape for index in (op.inputs[0], op.output))
+    depth = graph.tensors[op.inputs[1]].shape[-1]
+    if depth == math.prod(before[time.axis :]):  # all rows at once
         return _ends(op, time)
-    if len(graph.tensors[op.output].shape) != len(graph.tensors[op.inputs[0]].shape):
-        raise CannotStreamError("merges rows with the batch: keep the dimensions")
+    if len(before) != len(after):  # [1, rows, channels] -> [rows, units]
+        time = dataclasses.replace(time, axis=0)
+        if after[0] != time.rows:
+            raise CannotStreamError("merges rows with other axes: keep the dimensions")
     return _keeps(op, time)
 
 
@@ -308,37 +312,35 @@ def _changed(options: Any, **values: int) -> Any:
     return changed
 
 
+_ELEMENTWISE = (
+    "ABS",
+    "ADD",
+    "DEQUANTIZE",
+    "DIV",
+    "ELU",
+    "EXP",
+    "GELU",
+    "HARD_SWISH",
+    "LEAKY_RELU",
+    "LOGISTIC",
+    "MAXIMUM",
+    "MINIMUM",
+    "MUL",
+    "NEG",
+    "PRELU",
+    "QUANTIZE",
+    "RELU",
+    "RELU6",
+    "RELU_N1_TO_1",
+    "RSQRT",
+    "SQRT",
+    "SQUARE",
+    "SQUARED_DIFFERENCE",
+    "SUB",
+    "TANH",
+)
 _RULES: dict[str, Callable[[Graph, Operator, Time], Rule]] = {
-    **dict.fromkeys(
-        [
-            "ABS",
-            "ADD",
-            "DEQUANTIZE",
-            "DIV",
-            "ELU",
-            "EXP",
-            "GELU",
-            "HARD_SWISH",
-            "LEAKY_RELU",
-            "LOGISTIC",
-            "MAXIMUM",
-            "MINIMUM",
-            "MUL",
-            "NEG",
-            "PRELU",
-            "QUANTIZE",
-            "RELU",
-            "RELU6",
-            "RELU_N1_TO_1",
-            "RSQRT",
-            "SQRT",
-            "SQUARE",
-            "SQUARED_DIFFERENCE",
-            "SUB",
-            "TANH",
-        ],
-        _each_value,
-    ),
+    **dict.fromkeys(_ELEMENTWISE, _each_value),
     **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D"), _window),
     **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"), _reduce),
     **dict.fromkeys(("RESHAPE", "EXPAND_DIMS", "SQUEEZE"), _reshape),
