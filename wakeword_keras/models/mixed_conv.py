@@ -81,9 +81,9 @@ def mixed_conv(
     x = layers.Reshape((frames, 1, channels), name="rows")(features)
     if frames > needed:
         x = layers.Cropping2D(((frames - needed, 0), (0, 0)), name="newest")(x)
-    x = layers.Conv2D(
-        first_filters, (FIRST_KERNEL, 1), (STRIDE, 1), use_bias=False, name="first"
-    )(x)
+    x = layers.Conv2D(first_filters, (FIRST_KERNEL, 1), (STRIDE, 1), use_bias=False, name="first")(
+        x
+    )
     x = _normalize(x, "first")
     for number, lengths in enumerate(kernels, 1):
         x = _block(x, lengths, filters, f"block{number}")
