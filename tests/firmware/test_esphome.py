@@ -105,7 +105,7 @@ def test_several_words_are_refused():
 def test_the_manifest_follows_version_2(window, tmp_path):
     content = esphome.streaming_model(window, 0.5)
     esphome.write(
-        tmp_path,
+        tmp_path / "bundle",
         content,
         wake_word="hey jarvis",
         cutoff=130,
@@ -113,8 +113,8 @@ def test_the_manifest_follows_version_2(window, tmp_path):
         feature_step_ms=10,
         arena_bytes=30000,
     )
-    said = json.loads((tmp_path / "wakeword.json").read_text())
-    assert (tmp_path / said["model"]).read_bytes() == content
+    said = json.loads((tmp_path / "bundle" / "wakeword.json").read_text())
+    assert (tmp_path / "bundle" / said["model"]).read_bytes() == content
     assert int(said["micro"]["probability_cutoff"] * 255) == 130
     assert (said["type"], said["version"], said["micro"]["feature_step_size"]) == ("micro", 2, 10)
 

@@ -191,7 +191,6 @@ def write(
         "type": "micro",
         "wake_word": wake_word,
         "author": "wakeword_keras",
-        "website": "https://github.com/wakeword-keras",
         "model": "wakeword.tflite",
         "trained_languages": [language],
         "version": 2,
@@ -203,6 +202,7 @@ def write(
             "minimum_esphome_version": MINIMUM_VERSION,
         },
     }
+    out_dir.mkdir(parents=True, exist_ok=True)
     write_bytes(out_dir / "wakeword.tflite", model)
     write_json(out_dir / "wakeword.json", manifest)
     write_bytes(out_dir / "esphome.yaml", _CONFIGURATION.encode())
