@@ -287,14 +287,14 @@ def test_names_decide_which_of_equal_operators_is_missing():
     assert [(a.layers, b.layers) for a, b in pairs] == [(("a",), ("a",)), (("c",), ("c",))]
 
 
-def test_the_float_twin_has_the_weights_of_qat_and_shows_quantization_alone(
+def test_the_unquantized_has_the_weights_of_qat_and_shows_quantization_alone(
     model, files, features, tmp_path
 ):
     qat = fake_quantize.quantize(model, Affine(26 / 256, -128))
     kernel = next(v for v in qat.get_layer("quant_project").weights if "kernel" in v.name)
     kernel.assign(kernel * 1.3)  # what a long fine-tuning may do
     untouched = model.get_layer("project").get_weights()[0]
-    twin = fake_quantize.float_twin(qat, model)
+    twin = fake_quantize.unquantized(qat, model)
     np.testing.assert_allclose(twin.get_layer("project").get_weights()[0], untouched * 1.3)
     np.testing.assert_array_equal(model.get_layer("project").get_weights()[0], untouched)
     calibration.calibrate(qat, twin, features)

@@ -228,7 +228,7 @@ def test_the_middle_of_the_series_is_exact():
 @pytest.mark.parametrize("factor", [0.25, 0.3, 0.5, 0.9999999999, 1.0, 1 / 3000, 6.5])
 def test_a_fixed_point_factor_has_31_bits(factor):
     mantissa, exponent = (
-        float(x) for x in int8_kernels.fixed_point(tf.constant(factor, tf.float64))
+        float(x) for x in int8_kernels.multiplier(tf.constant(factor, tf.float64))
     )
     assert 2**30 <= mantissa < 2**31
     assert mantissa == round(mantissa)
