@@ -372,3 +372,22 @@ def test_a_model_without_history_has_no_state():
     assert made.states == ()
     assert len(flatbuffer.read(streaming.to_bytes(made))) == 1
     assert dataclasses.replace(made).step_frames == 1
+
+
+def test_a_streaming_file_that_differs_is_found():
+    rng = np.random.default_rng(11)
+    content = int8_of(a_model(body=branches), rng)
+    stepwise = streaming.to_bytes(streaming.stream(content))
+    clips = features_of(rng, 26, 3)
+    streaming.verify(content, stepwise, clips)
+    main, *others = flatbuffer.read(stepwise)
+    weights = next(
+        i
+        for i, tensor in enumerate(main.tensors)
+        if tensor.data is not None and tensor.type == "INT8" and tensor.data.ndim == 4
+    )
+    tensors = list(main.tensors)
+    tensors[weights] = dataclasses.replace(tensors[weights], data=-tensors[weights].data)
+    broken = flatbuffer.write([dataclasses.replace(main, tensors=tuple(tensors)), *others])
+    with pytest.raises(ValueError, match="clip 0 differs from the window model"):
+        streaming.verify(content, broken, clips)

@@ -26,6 +26,10 @@ ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
 }
 
 
+STREAMING = ("mixed_conv_small", "mixed_conv_medium", "mixed_conv_large")
+"""Architectures that `tflite.streaming` rewires to run step by step."""
+
+
 def build(name: str, frames: int, channels: int, wake_words: int) -> keras.Model:
     """Build an architecture by name.
 

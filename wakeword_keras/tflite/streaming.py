@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from wakeword_keras.affine import quantize
 from wakeword_keras.errors import InputError
 from wakeword_keras.tflite import flatbuffer
 from wakeword_keras.tflite.flatbuffer import DTYPES, Graph, Operator, Tensor
-from wakeword_keras.tflite.interpreter import Source, name_of
+from wakeword_keras.tflite.interpreter import Source, name_of, open_interpreter
 from wakeword_keras.tflite.time_rules import CannotStreamError, Reading, Rule, Time, rule
 
 
@@ -97,6 +98,44 @@ def to_bytes(streaming: Streaming) -> bytes:
         operators += [assigned[index] for index in op.outputs if index in assigned]
     main = Graph(tuple(tensors), tuple(operators), graph.inputs[:1], graph.outputs[:1])
     return flatbuffer.write([main, _initialisation(names, streaming.states)] if names else [main])
+
+
+def verify(window: Source, streaming_model: Source, features: np.ndarray) -> None:
+    """Prove that a streaming model gives the window model's output: int8 to the bit.
+
+    Every clip is given step by step to a cold state; the last step has seen the clip's newest
+    frames, as many as the window model takes.
+
+    Args:
+      window, streaming_model: files, on the reference kernels.
+      features: float32 [clips, frames, channels].
+
+    Raises:
+      ValueError: a clip's outputs differ by more than float32 rounds.
+    """
+    affine = flatbuffer.input_affine(window)
+    for number, clip in enumerate(features):
+        values = clip[np.newaxis] if affine is None else quantize(clip[np.newaxis], affine)
+        expected, given = _last_output(window, values), _last_output(streaming_model, values)
+        allowed = 0 if affine is not None else 1e-5 * max(1.0, float(np.abs(expected).max()))
+        apart = np.abs(expected.astype(np.float64) - given).max()
+        if not apart <= allowed:
+            raise ValueError(
+                f"{name_of(streaming_model)}: clip {number} differs from the window model by "
+                f"{apart:g}: this is a fault of wakeword_keras, please report it"
+            )
+
+
+def _last_output(model: Source, clip: np.ndarray) -> np.ndarray:
+    opened = open_interpreter(model, "reference")
+    (source,), (target,) = opened.get_input_details(), opened.get_output_details()
+    frames = source["shape"][1]
+    # Whole steps that end with the newest frame: what is put before the oldest is not seen at the end.
+    whole = np.pad(clip, ((0, 0), (-clip.shape[1] % frames, 0), (0, 0)))
+    for at in range(0, whole.shape[1], frames):
+        opened.set_tensor(source["index"], whole[:, at : at + frames])
+        opened.invoke()
+    return opened.get_tensor(target["index"])
 
 
 def _handle(name: str, tensor: int) -> Operator:
