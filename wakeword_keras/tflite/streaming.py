@@ -130,7 +130,7 @@ def _last_output(model: Source, clip: np.ndarray) -> np.ndarray:
     opened = open_interpreter(model, "reference")
     (source,), (target,) = opened.get_input_details(), opened.get_output_details()
     frames = source["shape"][1]
-    # Whole steps that end with the newest frame: what is put before the oldest is not seen at the end.
+    # Whole steps that end with the newest frame; what is put before the oldest is not seen then.
     whole = np.pad(clip, ((0, 0), (-clip.shape[1] % frames, 0), (0, 0)))
     for at in range(0, whole.shape[1], frames):
         opened.set_tensor(source["index"], whole[:, at : at + frames])
