@@ -163,6 +163,8 @@ RULES: dict[Kind, LayerRule] = {
     layers.MaxPooling2D: LayerRule(SAME, kernels.moved),
     layers.GlobalMaxPooling2D: LayerRule(SAME, kernels.moved),
     layers.ZeroPadding2D: LayerRule(SAME, kernels.moved),
+    layers.Cropping1D: LayerRule(SAME, kernels.moved),
+    layers.Cropping2D: LayerRule(SAME, kernels.moved),
     layers.Flatten: LayerRule(SAME, kernels.moved),
     layers.Permute: LayerRule(SAME, kernels.moved),
     layers.Reshape: LayerRule(SAME, kernels.moved),
