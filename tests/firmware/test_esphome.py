@@ -53,7 +53,7 @@ def test_the_threshold_is_in_the_middle_and_the_logits_stay_the_same_integers(wi
 
 def test_a_threshold_beyond_the_range_is_its_end(window):
     graph = esphome.probability_model(window, 1e6)
-    assert graph.tensors[graph.operators[-2].inputs[0]].affine.zero_point == 127
+    assert graph.tensors[graph.operators[-2].inputs[0]].zero_point.tolist() == [127]
 
 
 def test_the_streaming_file_is_what_esphome_takes_step_by_step_equal(window):

@@ -16,7 +16,7 @@ from wakeword_keras.errors import InputError
 from wakeword_keras.files import write_bytes, write_json
 from wakeword_keras.metrics.esphome_rule import manifest_cutoff
 from wakeword_keras.tflite import flatbuffer, streaming
-from wakeword_keras.tflite.flatbuffer import Graph, Operator, Tensor
+from wakeword_keras.tflite.flatbuffer import Graph, Operator, Tensor, int8_affine
 from wakeword_keras.tflite.interpreter import Source, name_of
 
 # fmt: off
@@ -56,23 +56,25 @@ def probability_model(window: Source, threshold_logit: float) -> Graph:
         )
     if last.kind != "FULLY_CONNECTED" or logits.type != "INT8":
         raise InputError(f"{name_of(window)}: ends in {last.kind}, not in an int8 Dense layer")
-    shift = round(threshold_logit / logits.affine.scale)
-    middle = int(np.clip(logits.affine.zero_point + shift, INT8_MIN, INT8_MAX))
-    return _with_probability(_shifted(graph, middle - logits.affine.zero_point))
+    affine = int8_affine(logits, window)
+    shift = round(threshold_logit / affine.scale)
+    middle = int(np.clip(affine.zero_point + shift, INT8_MIN, INT8_MAX))
+    return _with_probability(_shifted(graph, middle - affine.zero_point, window))
 
 
-def _shifted(graph: Graph, steps: int) -> Graph:
+def _shifted(graph: Graph, steps: int, window: Source) -> Graph:
     """The same int8 logits, so many steps nearer to zero."""
     last = graph.operators[-1]
     source, weights = (graph.tensors[index] for index in last.inputs[:2])
     target = graph.tensors[last.output]
+    given, taken = int8_affine(source, window), int8_affine(target, window)
     assert weights.scale is not None
-    step = source.affine.scale * weights.scale / np.float64(target.affine.scale)
+    step = given.scale * weights.scale / np.float64(taken.scale)
     held = graph.tensors[last.inputs[2]].data if last.inputs[2:] not in ((), (-1,)) else None
     bias = np.zeros(1, np.int32) if held is None else held
     tensors = list(graph.tensors)
     tensors[last.output] = dataclasses.replace(
-        target, zero_point=np.array([target.affine.zero_point + steps], np.int64)
+        target, zero_point=np.array([taken.zero_point + steps], np.int64)
     )
     tensors.append(
         Tensor(
@@ -80,7 +82,7 @@ def _shifted(graph: Graph, steps: int) -> Graph:
             "INT32",
             (1,),
             np.round(bias - steps / step).astype(np.int32),
-            (source.affine.scale * weights.scale).astype(np.float32),
+            (given.scale * weights.scale).astype(np.float32),
             np.zeros(1, np.int64),
         )
     )

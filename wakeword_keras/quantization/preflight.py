@@ -114,7 +114,8 @@ def _range_problems(group: shared_ranges.RangeGroup) -> list[Problem]:
         Problem(
             name,
             f"shares a range with {first!r}, which has {demand}",
-            f"put a layer that computes, such as Conv2D or ReLU(6.0), between {name!r} and {first!r}",
+            f"put a layer that computes, such as Conv2D or ReLU(6.0), between {name!r} "
+            f"and {first!r}",
         )
         for name in torn
     ]
