@@ -1,6 +1,6 @@
 """C files as text: guarded headers, arrays, strings. All of it valid C99 and C++17."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +44,12 @@ def c_linkage(declarations: str) -> str:
     )
 
 
-def array(declaration: str, values: NDArray | Iterable[int], suffix: str = "") -> str:
+def array(declaration: str, values: NDArray | Sequence, suffix: str = "") -> str:
     """An array with its values.
 
     Args:
       declaration: such as "static const int16_t wakeword_window[]".
-      values: integers of up to two dimensions.
+      values: integers, or their text, of up to two dimensions.
       suffix: of each number, such as "u".
     """
     rows = np.asarray(values)

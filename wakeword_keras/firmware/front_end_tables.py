@@ -26,6 +26,21 @@ EVEN_SMOOTHING, ODD_SMOOTHING = 0.025, 0.06
 MIN_SIGNAL_REMAINING = 0.05
 PCAN_STRENGTH, PCAN_OFFSET, PCAN_GAIN_BITS = 0.95, 80.0, 21
 LOG_SCALE_SHIFT = 6
+CONSTANTS = {
+    "noise_reduction": {
+        "smoothing_bits": SMOOTHING_BITS,
+        "even_smoothing": EVEN_SMOOTHING,
+        "odd_smoothing": ODD_SMOOTHING,
+        "min_signal_remaining": MIN_SIGNAL_REMAINING,
+    },
+    "pcan_gain_control": {
+        "strength": PCAN_STRENGTH,
+        "offset": PCAN_OFFSET,
+        "gain_bits": PCAN_GAIN_BITS,
+    },
+    "log_scale": {"scale_shift": LOG_SCALE_SHIFT},
+    "feature_to_int8": "min(127, (feature * 256 + 333) / 666 - 128)",
+}
 """Compiled into pymicro-features and ESPHome (TFLite Micro's frontend_util.h, FrontendConfig)."""
 _WINDOW_BITS, _FILTERBANK_BITS, _NOISE_BITS, _PCAN_SNR_BITS = 12, 12, 14, 12
 _BLOCK = 4  # weights of a channel come in blocks of so many

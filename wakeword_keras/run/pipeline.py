@@ -32,7 +32,7 @@ from wakeword_keras.evaluation.findings import measure
 from wakeword_keras.evaluation.run_models import HeldOut, RunModels
 from wakeword_keras.evaluation.thresholds import Thresholds
 from wakeword_keras.files import write_bytes, write_json
-from wakeword_keras.firmware import bundle
+from wakeword_keras.firmware import bundle, golden_clips
 from wakeword_keras.names import (
     FP32_ONNX,
     FP32_TFLITE,
@@ -139,7 +139,7 @@ def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> N
     run_models = _run_models(run, shards, fp32, qat, calibration_set)
     run.once("thresholds", lambda: _thresholds(run, config, shards, run_models))
     run.once("report", lambda: _report(run, config, shards, run_models))
-    run.once("firmware", lambda: _firmware(run, config, shards.wake_words))
+    run.once("firmware", lambda: _firmware(run, config, shards))
     print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
 
 
@@ -388,12 +388,13 @@ def _report(run: RunDirectory, config: RunConfig, shards: Shards, run_models: Ru
     report.write(measure(run_models, data, open_thresholds(config)), run.directory)
 
 
-def _firmware(run: RunDirectory, config: RunConfig, wake_words: Sequence[str]) -> None:
+def _firmware(run: RunDirectory, config: RunConfig, shards: Shards) -> None:
     chosen = open_thresholds(config)
-    bundle.write_bundle(
-        run.path("export", TFLITE_FILES["int8"]),
+    model = run.path("export", TFLITE_FILES["int8"])
+    missing = bundle.write_bundle(
+        model,
         run.path("firmware"),
-        wake_words=wake_words,
+        wake_words=shards.wake_words,
         frontend=config.frontend,
         clip_ms=config.corpus.clip_ms,
         threshold_logit=chosen.clips.logits[INT8],
@@ -402,7 +403,10 @@ def _firmware(run: RunDirectory, config: RunConfig, wake_words: Sequence[str]) -
             "corpus": run.record["data_sha256"],
             "config": hash_of(run.record["config"]),
         },
+        golden_clips=golden_clips.choose(shards, config.frontend, model),
     )
+    for line in missing:
+        print(f"bundle: {line}", flush=True)
 
 
 def _settings(config: RunConfig) -> dict:
