@@ -4,6 +4,7 @@ A run in too little memory can end the process (TFLite Micro writes beyond it), 
 tried in a process of its own.
 """
 
+import functools
 import re
 import subprocess
 import sys
@@ -56,6 +57,7 @@ class Arena:
         return -int(-wanted // 1024) * 1024
 
 
+@functools.lru_cache(maxsize=8)
 def measure(model: bytes) -> Arena:
     """Run a model in smaller and smaller arenas.
 
