@@ -2,7 +2,7 @@
 
 python -m tools.export --run_dir=runs/happy
 python -m tools.export --verify=runs/happy/firmware
-  Every file against its hash, the golden outputs against TFLite Micro; damage ends with exit code 1.
+  Every file against its hash, the golden outputs against TFLite Micro; exit code 1 on damage.
 """
 
 from collections.abc import Sequence

@@ -23,6 +23,7 @@ from wakeword_keras.firmware.bundle import write_bundle
 from wakeword_keras.firmware.decision import int8_threshold
 from wakeword_keras.firmware.manifest import read_manifest
 
+
 def test_bundle_holds_the_models_own_bytes_and_nothing_unexpected(bundle, model_path, manifest):
     blob = model_path.read_bytes()
     assert (bundle / manifest["model"]["file"]).read_bytes() == blob

@@ -53,7 +53,7 @@ _VERSIONS_OF = (
 LICENCE = {
     "model": "as the recordings that it was trained on allow: state it here",
     "golden": "recordings of the run's test split: theirs",
-    "front_end.c": "arithmetic of TensorFlow's microfrontend (Apache-2.0) and kissfft (BSD-3-Clause)",
+    "front_end.c": "arithmetic of TensorFlow's microfrontend (Apache-2.0), kissfft (BSD-3-Clause)",
 }
 
 
@@ -99,21 +99,13 @@ def write_bundle(
     clip = decision.clip_threshold(threshold_logit, output, str(model_path))
     threshold, rule = decision.listening(clip, stream_sum, config, output, str(model_path))
     blob = Path(model_path).read_bytes()
-    graph = flatbuffer.read_graph(model_path)
-    missing = _missing(golden_clips)
-    vectors = (
-        golden.measure(
-            blob,
-            golden_clips,
-            frontend,
-            _affine(model["input"]),
-            output,
-            config,
-            rule["threshold_sum"],
+    measured = _measured(blob, model, frontend, config)
+    vectors = None
+    if golden_clips and micro_installed():
+        affines = (_affine(model["input"]), output)
+        vectors = golden.measure(
+            blob, golden_clips, frontend, *affines, config, rule["threshold_sum"]
         )
-        if golden_clips and micro_installed()
-        else None
-    )
     said = {
         "manifest_version": manifest.MANIFEST_VERSION,
         "wake_words": list(wake_words),
@@ -123,10 +115,9 @@ def write_bundle(
         "listening": rule,
         "clip_ms": clip_ms,
         "front_end": _front_end(frontend),
-        "cost": macs.cost(graph, len(blob), config.stride_ms, frontend.step_ms),
-        "arena": _arena(blob, graph) if micro_installed() else None,
+        **measured,
         "golden": golden.describe(vectors, wake_words, clip["int8"]) if vectors else None,
-        "missing": missing,
+        "missing": _missing(golden_clips),
         "licence": LICENCE,
         "hashes": dict(hashes),
         "versions": {name: importlib.metadata.version(name) for name in _versions()},
@@ -135,7 +126,29 @@ def write_bundle(
     if vectors:
         files |= golden.files(vectors, frontend) | _as_they_are("golden_test.c")
     _write(Path(out_dir), files, said)
-    return missing
+    return said["missing"]
+
+
+def _measured(
+    blob: bytes, model: Mapping[str, Any], frontend: FrontendConfig, config: StreamConfig
+) -> dict[str, Any]:
+    """The manifest's "cost" and "arena"."""
+    graph = flatbuffer.read_graph(blob)
+    cost = macs.cost(graph, model["bytes"], config.stride_ms, frontend.step_ms)
+    if not micro_installed():
+        return {"cost": cost, "arena": None}
+    measured = arena.measure(blob)
+    scratch = macs.cmsis_nn_scratch_bytes(graph)
+    return {
+        "cost": cost,
+        "arena": dataclasses.asdict(measured)
+        | {
+            "cmsis_nn_scratch_bytes": scratch,
+            "recommended_bytes": measured.recommended_bytes(scratch),
+            "margin": arena.MARGIN,
+            "esp_nn_scratch_bytes": macs.esp_nn_scratch_bytes(graph),
+        },
+    }
 
 
 def _files(said: dict[str, Any], blob: bytes, frontend: FrontendConfig) -> dict[str, bytes]:
@@ -177,17 +190,6 @@ def _missing(golden_clips: Sequence[GoldenClip]) -> list[str]:
             "pip install 'wakeword_keras[firmware]', then export again"
         ]
     return [] if golden_clips else ["no golden vectors: no clips were given"]
-
-
-def _arena(blob: bytes, graph: flatbuffer.Graph) -> dict[str, Any]:
-    measured = arena.measure(blob)
-    scratch = macs.cmsis_nn_scratch_bytes(graph)
-    return dataclasses.asdict(measured) | {
-        "cmsis_nn_scratch_bytes": scratch,
-        "recommended_bytes": measured.recommended_bytes(scratch),
-        "margin": arena.MARGIN,
-        "esp_nn_scratch_bytes": macs.esp_nn_scratch_bytes(graph),
-    }
 
 
 def _versions() -> tuple[str, ...]:

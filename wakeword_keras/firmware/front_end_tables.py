@@ -160,7 +160,10 @@ def _filterbank(config: FrontendConfig) -> dict:
     centers = [low + spacing * _F(i + 1) for i in range(channels)]
     bin_hz = _F(0.5) * _F(SAMPLE_RATE_HZ) / _F(config.fft_size // 2)
     first = int(_F(1.5) + _F(config.low_hz) / bin_hz)
-    rows, weights, unweights, start = [], [], [], first
+    rows: list[tuple[int, int, int]] = []
+    weights: list[int] = []
+    unweights: list[int] = []
+    start = first
     for lower, center in zip([low, *centers], centers, strict=False):
         end = start
         while _mel(_F(end) * bin_hz) <= center:
@@ -169,9 +172,7 @@ def _filterbank(config: FrontendConfig) -> dict:
         aligned = start // _ALIGNMENT * _ALIGNMENT
         width = -(-(end - aligned) // _BLOCK) * _BLOCK
         rows.append((aligned, len(weights), width))
-        rising = [
-            (center - _mel(_F(at) * bin_hz)) / (center - lower) for at in range(start, end)
-        ]
+        rising = [(center - _mel(_F(at) * bin_hz)) / (center - lower) for at in range(start, end)]
         before, after = [0] * (start - aligned), [0] * (aligned + width - end)
         weights += [*before, *(_fixed(w, _FILTERBANK_BITS) for w in rising), *after]
         unweights += [*before, *(_fixed(_F(1) - w, _FILTERBANK_BITS) for w in rising), *after]

@@ -262,7 +262,7 @@ def _source(golden: Golden) -> str:
     )
 
 
-def _audio_source(golden: Golden, features: NDArray[np.uint16]) -> str:
+def _audio_source(golden: Golden, features: NDArray) -> str:
     return _INCLUDE + "\n".join(
         [
             c_source.array(

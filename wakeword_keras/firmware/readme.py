@@ -5,6 +5,8 @@ from typing import Any
 
 _PROGRAM = """\
 ```cpp
+#include <cstring>
+
 #include "tensorflow/lite/micro/micro_interpreter.h"
 #include "detector.h"
 {include}#include "model_data.h"
@@ -198,6 +200,6 @@ def _golden(manifest: Mapping[str, Any]) -> list[str]:
     return [
         f"## Golden vectors\n`golden/` holds {len(golden['clips'])} clips (wav, features, input, "
         f"output; raw little-endian numbers) and a stream of {golden['stream']['steps']} outputs "
-        f"with its {golden['stream']['detections']} detections. Outputs are those of TFLite Micro's "
-        f"reference kernels, {against}."
+        f"with its {golden['stream']['detections']} detections. Outputs are TFLite Micro's, with "
+        f"its reference kernels: {against}."
     ]

@@ -32,8 +32,8 @@ def _model(manifest: Mapping[str, Any]) -> str:
     _, frames, channels = source["shape"]
     names = ", ".join(c_source.string(name) for name in manifest["wake_words"])
     lines = (
-        "/* The model: int8 [1, frames, channels], the oldest frame first, to a logit of each wake\n"
-        " * word, int8 [1, wake words]. real = scale * (int8 - zero point). */\n"
+        "/* The model: int8 [1, frames, channels], the oldest frame first, to a logit of each\n"
+        " * wake word, int8 [1, wake words]. real = scale * (int8 - zero point). */\n"
     )
     lines += _define("INPUT_FRAMES", frames)
     lines += _define("CHANNELS", channels)
@@ -65,7 +65,7 @@ def _decision(manifest: Mapping[str, Any]) -> str:
     lines += _define("THRESHOLD_SUM", f"{rule['threshold_sum']}u")
     lines += _define("THRESHOLD_PROBABILITY", c_source.real(threshold["probability"]), "average")
     lines += _define("PROBABILITY_ONE", f"{rule['probability_one']}u", "probability 1 in a sum")
-    lines += "/* On a clip alone, run once: the largest output is a detection if it is >= this. */\n"
+    lines += "/* On a clip alone: the largest output is a detection if it is >= this. */\n"
     lines += _define("CLIP_THRESHOLD_INT8", f"({clip['int8']})")
     lines += _define("CLIP_THRESHOLD_PROBABILITY", c_source.real(clip["probability"]))
     lines += "/* Probability of each output, -128 to 127: the model has no sigmoid. */\n"
