@@ -28,7 +28,7 @@ void setup() {{
   wakeword_detector_reset(&detector);
 {reset}}}
 
-void every_10_ms(const int16_t* samples) {{  // WAKEWORD_STEP_SAMPLES of them, {rate} Hz, mono
+void every_step(const int16_t* samples) {{  // {step_ms} ms: WAKEWORD_STEP_SAMPLES, {rate} Hz, mono
 {features}  memmove(window, window[1], sizeof(window) - sizeof(window[0]));
   for (int i = 0; i < WAKEWORD_CHANNELS; ++i) window[WAKEWORD_INPUT_FRAMES - 1][i] = {input};
   if (++frames < WAKEWORD_INPUT_FRAMES || --due > 0) return;
@@ -86,6 +86,7 @@ def _build(manifest: Mapping[str, Any]) -> str:
     model, micro = manifest["model"], manifest["front_end"]["kind"] == "micro"
     program = _PROGRAM.format(
         rate=manifest["front_end"]["sample_rate_hz"],
+        step_ms=manifest["front_end"]["step_ms"],
         include='#include "front_end.h"\n' if micro else "",
         state="static wakeword_front_end front_end;\n" if micro else "",
         reset="  wakeword_front_end_reset(&front_end);\n" if micro else "",
