@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from compilers import COMPILERS, GOLDEN_SOURCES, SANITIZED, build, run
 from micro_stand_in import RESOLVER
-from tiny_bundle import FRAMES, FRONTEND, WAKE_WORDS, golden_clips
+from tiny_bundle import FRAMES, FRONTEND, WAKE_WORDS, golden_clips, write
 
 from wakeword_keras.audio.features import compute
 from wakeword_keras.firmware import golden
@@ -21,6 +21,15 @@ def test_golden_test_passes_as_strictly_as_compilers_go(golden_bundle, compiler,
         compiler, GOLDEN_SOURCES, tmp_path / "golden_test", *SANITIZED, "-I.", cwd=golden_bundle
     )
     assert run(program).decode().splitlines()[-1] == "all checks passed"
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_lowest_threshold_compiles_too(model_path, tmp_path, compiler):
+    out = write(model_path, tmp_path / "firmware", threshold_logit=-1e3)
+    source = '#include "detector.h"\nint clip(const int8_t *outputs);\n'
+    source += "int clip(const int8_t *outputs) { return wakeword_of_clip(outputs); }\n"
+    (tmp_path / "main.c").write_text(source)
+    build(compiler, [tmp_path / "main.c"], tmp_path / "main.o", "-c", f"-I{out}")
 
 
 DAMAGE = {

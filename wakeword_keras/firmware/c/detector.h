@@ -39,6 +39,8 @@ static inline uint32_t wakeword_probability(int8_t output) {
 /* One output of the model for each wake word. Returns the index of the wake word that is detected
  * now, or -1. Before the ring is full, the missing outputs count as probability 0. */
 static inline int wakeword_detector_step(wakeword_detector *detector, const int8_t *outputs) {
+  /* A variable, because compilers warn of comparing an unsigned number with 0. */
+  const uint32_t least = WAKEWORD_THRESHOLD_SUM;
   int8_t *oldest = detector->history[detector->next];
   int word, best = 0;
   for (word = 0; word < WAKEWORD_COUNT; ++word) {
@@ -55,18 +57,19 @@ static inline int wakeword_detector_step(wakeword_detector *detector, const int8
     --detector->quiet_steps;
     return -1;
   }
-  if (detector->sums[best] < WAKEWORD_THRESHOLD_SUM) return -1;
+  if (detector->sums[best] < least) return -1;
   detector->quiet_steps = WAKEWORD_REFRACTORY_STEPS - 1;
   return best;
 }
 
 /* A clip alone, scored once: the index of its wake word, or -1. */
 static inline int wakeword_of_clip(const int8_t *outputs) {
-  int word, best = 0;
+  int word, best = 0, largest;
   for (word = 1; word < WAKEWORD_COUNT; ++word) {
     if (outputs[word] > outputs[best]) best = word;
   }
-  return outputs[best] >= WAKEWORD_CLIP_THRESHOLD_INT8 ? best : -1;
+  largest = outputs[best]; /* an int, because compilers warn of comparing an int8_t with -128 */
+  return largest >= WAKEWORD_CLIP_THRESHOLD_INT8 ? best : -1;
 }
 
 #endif /* WAKEWORD_DETECTOR_H_ */
