@@ -32,7 +32,7 @@ from wakeword_keras.evaluation.findings import measure
 from wakeword_keras.evaluation.run_models import HeldOut, RunModels
 from wakeword_keras.evaluation.thresholds import Thresholds
 from wakeword_keras.files import write_bytes, write_json
-from wakeword_keras.firmware import bundle
+from wakeword_keras.firmware import bundle, golden_clips
 from wakeword_keras.names import (
     FP32_ONNX,
     FP32_TFLITE,
@@ -418,8 +418,9 @@ def _report(run: RunDirectory, config: RunConfig, shards: Shards, run_models: Ru
 
 def _firmware(run: RunDirectory, config: RunConfig, shards: Shards) -> None:
     chosen = open_thresholds(config)
-    bundle.write_bundle(
-        run.path("export", TFLITE_FILES["int8"]),
+    model = run.path("export", TFLITE_FILES["int8"])
+    missing = bundle.write_bundle(
+        model,
         run.path("firmware"),
         wake_words=shards.wake_words,
         frontend=config.frontend,
@@ -430,7 +431,10 @@ def _firmware(run: RunDirectory, config: RunConfig, shards: Shards) -> None:
             "corpus": run.record["data_sha256"],
             "config": hash_of(run.record["config"]),
         },
+        golden_clips=golden_clips.choose(shards, config.frontend, model),
     )
+    for line in missing:
+        print(f"bundle: {line}", flush=True)
     if config.target == "esphome":
         stream = chosen.streams.get(INT8)
         esphome_target.write(
