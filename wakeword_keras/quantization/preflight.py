@@ -110,15 +110,9 @@ def _range_problems(group: shared_ranges.RangeGroup) -> list[Problem]:
     torn = [name for name, other in others if other != demand]
     measured = [layer for layer in group.writers if layer.name not in group.demanded]
     torn += [layer.name for layer in measured if not _is_within(layer, demand)]
-    return [
-        Problem(
-            name,
-            f"shares a range with {first!r}, which has {demand}",
-            f"put a layer that computes, such as Conv2D or ReLU(6.0), between {name!r} "
-            f"and {first!r}",
-        )
-        for name in torn
-    ]
+    reason = f"shares a range with {first!r}, which has {demand}"
+    mend = f"put a layer that computes, such as Conv2D or ReLU(6.0), between it and {first!r}"
+    return [Problem(name, reason, mend) for name in torn]
 
 
 def _is_within(layer: layers.Layer, demand) -> bool:
