@@ -6,9 +6,11 @@ of 256 numbers for each length of text: the first half colours the voice, the se
 (StyleTTS 2: Li et al., NeurIPS 2023).
 """
 
+import functools
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,7 @@ from wakeword_keras.synthesis.neural import NO_WORD, Pronunciation, Symbol
 
 MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 
+_SAMPLE_RATE_HZ = 24_000
 _SPEED = (0.7, 1.35)
 # Blends are moved away from the mean of the styles, the colour further than the melody: people
 # differ more than five speakers' averages do.
@@ -38,7 +41,6 @@ class Kokoro:
     """Kokoro with the styles that pip brings.
 
     Attributes:
-        sample_rate_hz: of what it says.
         speakers: blends of styles, `kokoro-0` and on; each is the same in every corpus.
         version: what its speech depends on beside text, voice and draws.
 
@@ -47,7 +49,6 @@ class Kokoro:
             package was tested with.
     """
 
-    sample_rate_hz = 24_000
     speakers = tuple(f"kokoro-{i}" for i in range(len(ACCENTS) * len(VARIANTS)))
     version = f"kokoro 1 {MODEL_SHA256}"
 
@@ -70,7 +71,12 @@ class Kokoro:
         with np.load(data / "voices_ja.npz") as styles:
             self._styles = np.stack([styles[name][:, 0] for name in sorted(styles.files)])
         self._pronunciation = Pronunciation()
-        self._session, self._noises = neural.open_graph(path, "Round")
+        self._path = path
+
+    @functools.cached_property
+    def _session(self) -> Any:
+        """The graph, which draws no noise; opened when it first speaks, which takes seconds."""
+        return neural.open_graph(self._path, "Round")[0]
 
     def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
         """Speaks at a speed drawn from `rng`; a voice is `accent+speaker`."""
@@ -86,7 +92,9 @@ class Kokoro:
         }
         outputs = self._session.run(None, feed)
         around = [("", NO_WORD), *symbols, ("", NO_WORD)]
-        return neural.utterance(outputs[0].ravel(), around, outputs[-1].ravel())
+        return neural.utterance(
+            outputs[0].ravel(), _SAMPLE_RATE_HZ, around, outputs[-1].ravel()
+        )
 
     def _symbols(self, text: str, accent: str) -> list[Symbol]:
         """Symbols in Kokoro's signs; sounds that it has no sign for are left out."""

@@ -114,12 +114,16 @@ def _noise_as_input(graph: Any) -> list[str]:
 
 
 def utterance(
-    audio: npt.NDArray[np.float32], symbols: Sequence[Symbol], frames: npt.NDArray[np.float32]
+    audio: npt.NDArray[np.float32],
+    sample_rate_hz: int,
+    symbols: Sequence[Symbol],
+    frames: npt.NDArray[np.float32],
 ) -> Utterance:
     """An utterance from what a voice's graph returned.
 
     Args:
         audio: float32 [samples], any scale.
+        sample_rate_hz: samples per second.
         symbols: what was said; pauses are of `NO_WORD`.
         frames: float32 [symbols], frames that each symbol lasts; all frames are equally long.
     """
@@ -129,7 +133,7 @@ def utterance(
         Phoneme(PAUSE if character == NO_WORD else name, character, round(float(start)))
         for (name, character), start in zip(symbols, starts, strict=True)
     )
-    return Utterance(np.rint(scaled).astype(np.int16), phonemes)
+    return Utterance(np.rint(scaled).astype(np.int16), phonemes, sample_rate_hz)
 
 
 def sha256(path: Path) -> str:

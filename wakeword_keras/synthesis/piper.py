@@ -6,9 +6,12 @@ VITS: Kim, Kong and Son, "Conditional Variational Autoencoder with Adversarial L
 End-to-End Text-to-Speech", ICML 2021.
 """
 
+import functools
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,34 +55,59 @@ def joe() -> Path:
 
 
 class Piper:
-    """One voice file; a file of several speakers has a voice for each.
+    """Voice files that speak as one engine; a file of several speakers has a voice for each.
 
     Args:
-        path: the `.onnx` file.
+        paths: the `.onnx` files.
 
     Attributes:
-        sample_rate_hz: of what it says.
-        speakers: the file's name, with a number where the file has several.
-        version: what its speech depends on beside text, voice and draws.
+        speakers: the files' names, with a number where a file has several speakers.
+        version: what its speech depends on beside line, voice and draws.
 
     Raises:
-        InputError: the file or its settings cannot be read or are no Piper voice.
+        InputError: a file or its settings cannot be read or are no Piper voice, or two files have
+            the same name.
     """
 
-    def __init__(self, path: Path) -> None:
-        settings = _settings(path)
-        self.sample_rate_hz: int = settings["audio"]["sample_rate"]
-        self._ids: dict[str, list[int]] = settings["phoneme_id_map"]
-        count: int = settings["num_speakers"]
-        many = count > 1
-        self.speakers = tuple(f"{path.stem}-{i}" for i in range(count)) if many else (path.stem,)
-        self.version = f"piper 1 {neural.sha256(path)}"
-        self._pronunciation = Pronunciation()
-        self._session, self._noises = neural.open_graph(path, "Ceil")
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._files = [_VoiceFile(path) for path in paths]
+        self._file_of = {name: file for file in self._files for name in file.speakers}
+        self.speakers = tuple(self._file_of)
+        if len(self.speakers) < sum(len(file.speakers) for file in self._files):
+            raise InputError(
+                "`synthesis.piper_voices` names two files with the same name: rename one of them"
+            )
+        self.version = " ".join(["piper 1", *(file.sha256 for file in self._files)])
+
+    @classmethod
+    def of_files(cls, paths: Sequence[str]) -> "Piper":
+        """The voices of some files; of none, the voice that pip brings."""
+        return cls([Path(path) for path in paths] or [joe()])
 
     def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
         """Speaks at a rate and with noise drawn from `rng`; a voice is `accent+speaker`."""
         accent, speaker = voice.split("+", 1)
+        return self._file_of[speaker].say(line, accent, speaker, rng)
+
+
+class _VoiceFile:
+    def __init__(self, path: Path) -> None:
+        settings = _settings(path)
+        self.sha256 = neural.sha256(path)
+        self._path = path
+        self._sample_rate_hz: int = settings["audio"]["sample_rate"]
+        self._ids: dict[str, list[int]] = settings["phoneme_id_map"]
+        count: int = settings["num_speakers"]
+        many = count > 1
+        self.speakers = tuple(f"{path.stem}-{i}" for i in range(count)) if many else (path.stem,)
+        self._pronunciation = Pronunciation()
+
+    @functools.cached_property
+    def _graph(self) -> tuple[Any, list[str]]:
+        """The session and its noise inputs; opened when it first speaks, which takes seconds."""
+        return neural.open_graph(self._path, "Ceil")
+
+    def say(self, line: Line, accent: str, speaker: str, rng: np.random.Generator) -> Utterance:
         ids, symbols = self._encode(self._pronunciation.symbols(line.text, accent))
         slowest = _LENGTH_SCALE[1] * RATES_WPM[0] / line.slowest_wpm
         length = rng.uniform(_LENGTH_SCALE[0], slowest)
@@ -91,10 +119,13 @@ class Piper:
         }
         if len(self.speakers) > 1:
             feed["sid"] = np.array([self.speakers.index(speaker)], np.int64)
-        for name in self._noises:
+        session, noises = self._graph
+        for name in noises:
             feed[name] = rng.standard_normal((1, _NOISE_CHANNELS, _NOISE_FRAMES), np.float32)
-        outputs = self._session.run(None, feed)
-        return neural.utterance(outputs[0].ravel(), symbols, outputs[-1].ravel())
+        outputs = session.run(None, feed)
+        return neural.utterance(
+            outputs[0].ravel(), self._sample_rate_hz, symbols, outputs[-1].ravel()
+        )
 
     def _encode(self, symbols: list[Symbol]) -> tuple[list[int], list[Symbol]]:
         """Ids between start and end, a pad after each; and for every id the symbol it is of."""
