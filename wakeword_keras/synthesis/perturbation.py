@@ -29,7 +29,7 @@ def check_installed() -> None:
     """Raises InputError if the vocoder is not installed."""
     if importlib.util.find_spec("pyworld") is None:
         raise InputError(
-            "pyworld is not installed, and `synthesis.speaker_perturbation` needs it: "
+            "pyworld is not installed, and `synthesis.other_speakers` needs it: "
             "pip install 'wakeword_keras[perturbation]'"
         )
 
