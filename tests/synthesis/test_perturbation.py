@@ -1,5 +1,7 @@
 """Another speaker from one: pitch and formants move as drawn, time as stated."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import soundfile
@@ -110,7 +112,10 @@ def test_all_labels_of_a_corpus_are_perturbed_alike(world, monkeypatch, tmp_path
 
 def test_a_missing_vocoder_names_the_extra(monkeypatch, tmp_path):
     pytest.importorskip("espeakng_loader", reason="needs the extra [tts]")
-    monkeypatch.setattr(perturbation.importlib.util, "find_spec", lambda name: name != "pyworld")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "pyworld" else find(name)
+    )
     with pytest.raises(InputError, match=r"pip install 'wakeword_keras\[perturbation\]'"):
         synthesize("smart mirror", str(tmp_path / "c"), SynthesisConfig(other_speakers=0.5))
 
