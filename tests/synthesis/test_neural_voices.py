@@ -111,6 +111,55 @@ def test_a_file_of_several_speakers_has_a_voice_for_each(tmp_path):
     assert engine.speakers == ("piper-three-0", "piper-three-1", "piper-three-2")
 
 
+def small_graph(path):
+    """A graph with Piper's inputs: noise around the speaker's number, a sample for each symbol."""
+    onnx = pytest.importorskip("onnx", reason="needs the extra [piper]")
+    node, value, kind = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.TensorProto
+    nodes = [
+        node("Cast", ["input"], ["ids"], to=kind.FLOAT),
+        node("Slice", ["scales", "one", "two"], ["length"]),
+        node("Add", ["ids", "length"], ["symbols"]),
+        node("Ceil", ["symbols"], ["durations"]),
+        node("Unsqueeze", ["ids", "one"], ["rows"]),
+        node("RandomNormalLike", ["rows"], ["noise"]),
+        node("Mul", ["noise", "little"], ["faint"]),
+        node("Gather", ["speakers", "sid"], ["speaker"]),
+        node("Add", ["faint", "speaker"], ["output"]),
+    ]
+    inputs = [
+        value("input", kind.INT64, [1, "symbols"]),
+        value("input_lengths", kind.INT64, [1]),
+        value("scales", kind.FLOAT, [3]),
+        value("sid", kind.INT64, [1]),
+    ]
+    constants = [
+        onnx.helper.make_tensor("one", kind.INT64, [1], [1]),
+        onnx.helper.make_tensor("two", kind.INT64, [1], [2]),
+        onnx.helper.make_tensor("little", kind.FLOAT, [1], [0.1]),
+        onnx.helper.make_tensor("speakers", kind.FLOAT, [3], [-1.0, 1.0, 3.0]),
+    ]
+    outputs = [value("output", kind.FLOAT, None)]
+    graph = onnx.helper.make_graph(nodes, "small", inputs, outputs, constants)
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+
+
+def test_each_speaker_of_a_file_is_another_one_and_noise_comes_from_the_draws_alone(tmp_path):
+    path = voice_file(tmp_path, SETTINGS)
+    small_graph(path)
+    engine = piper.Piper.of_files([path])
+    line = Line("a man a plan", 0, 12, 140)
+    said = [
+        engine.say(line, f"en-us+piper-three-{speaker}", np.random.default_rng(seed))
+        for speaker, seed in ((0, 0), (1, 0), (2, 0), (2, 0), (2, 1))
+    ]
+    means = [utterance.audio.mean() for utterance in said]
+    assert means[0] < 0 < means[1]
+    assert said[1].audio.tobytes() != said[2].audio.tobytes()
+    assert said[2].audio.tobytes() == said[3].audio.tobytes() != said[4].audio.tobytes()
+    assert said[0].sample_rate_hz == 22_050
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
