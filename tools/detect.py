@@ -1,4 +1,4 @@
-"""Print the wake words that the INT8 model hears in audio files of any length.
+"""Print the wake words that the INT8 model detects in audio files of any length.
 
 python -m tools.detect --model=runs/happy/firmware recording.wav ...
 prints a line per detection: file, seconds, wake word, probability.
@@ -45,9 +45,9 @@ def main(files: Sequence[str]) -> None:
         blocks = tqdm(
             audio_file.read_blocks(path), desc=path, unit="block", disable=None, leave=False
         )
-        for heard in detect_stream(blocks, detector, config):
+        for found in detect_stream(blocks, detector, config):
             count += 1
-            print(f"{path}  {heard.seconds:.2f}  {heard.wake_word}  {heard.probability:.4f}")
+            print(f"{path}  {found.seconds:.2f}  {found.wake_word}  {found.probability:.4f}")
     threshold = f"{detector.threshold_probability:.6g}"
     print(f"{count} detections at threshold {threshold}; files: {len(files)}, hours: {hours:.3f}")
 

@@ -1,7 +1,7 @@
 """Evaluate finished runs: again, on other recordings, or side by side.
 
 python -m tools.evaluate --run_dir=runs/happy
-  Every runtime on the run's test clips; report and bundle are written again.
+  Every runtime on the run's test clips; the report is written again.
 
 python -m tools.evaluate --run_dir=runs/happy --data_dir=office --ambient_dir=radio
   The run on other recordings, all of which test, at the thresholds that it has. The report goes to
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     if own and _REPORT_DIR.value:
         raise InputError("--report_dir: give --data_dir, other recordings, or --compare with it")
     if own:
-        pipeline.run(config, again=("report", "firmware"))
+        pipeline.run(config, again=("report",))
         return
     if not data:
         raise InputError(

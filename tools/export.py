@@ -1,4 +1,4 @@
-"""Export a finished run again: TFLite files, report and bundle.
+"""Export a finished run again: TFLite files, thresholds, report and bundle.
 
 python -m tools.export --run_dir=runs/happy
 """
@@ -13,7 +13,7 @@ from wakeword_keras.run import pipeline
 def main(arguments: Sequence[str]) -> None:
     """Do the last stages of the run in --run_dir again."""
     command.refuse_arguments(arguments)
-    pipeline.run(run_flags.of_run(), again=("export", "report", "firmware"))
+    pipeline.run(run_flags.of_run(), again=("export", "thresholds", "report", "firmware"))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from wakeword_keras import InputError
 from wakeword_keras.audio import audio_file
 from wakeword_keras.data import ambient
-from wakeword_keras.data.corpus import SPEECH, CorpusConfig, read_corpus
-from wakeword_keras.data.recordings import AMBIENT_LABEL, SPLITS
+from wakeword_keras.data.corpus import CorpusConfig, read_corpus
+from wakeword_keras.names import AMBIENT, SPEECH, SPLITS
 
 CONFIG = CorpusConfig(("yes",), clip_ms=500)
 SPEAKERS = [f"reader-{i}" for i in range(6)]
@@ -28,7 +28,7 @@ def joined(corpus, *folders):
 
 def pieces(corpus):
     """Every ambient piece, of all splits."""
-    return [clip for clip in corpus.clips if clip.label == AMBIENT_LABEL] + list(corpus.streams)
+    return [clip for clip in corpus.clips if clip.label == AMBIENT] + list(corpus.streams)
 
 
 def moments(corpus, split):
@@ -48,10 +48,10 @@ def test_speakers_are_disjoint_and_streams_are_no_clips(corpus, tmp_path):
     assert {stream.split for stream in whole.streams} == {"validation", "test"}
     clips = {clip.path for clip in whole.clips}
     assert clips.isdisjoint(stream.path for stream in whole.streams)
-    added = [clip for clip in whole.clips if clip.label == AMBIENT_LABEL]
+    added = [clip for clip in whole.clips if clip.label == AMBIENT]
     assert {(clip.split, clip.group) for clip in added} == {("train", SPEECH)}
     assert max(clip.duration_s for clip in added) == 0.5
-    assert [clip for clip in whole.clips if clip.label != AMBIENT_LABEL] == list(corpus.clips)
+    assert [clip for clip in whole.clips if clip.label != AMBIENT] == list(corpus.clips)
 
 
 def test_the_hash_covers_every_split_of_the_ambient_audio(corpus, tmp_path):

@@ -10,16 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wakeword_keras.audio import audio_file
-from wakeword_keras.data.corpus import (
-    NOISE,
-    POSITIVE,
-    SPEECH,
-    CorpusConfig,
-    hash_split,
-    read_corpus,
-)
-from wakeword_keras.data.recordings import SPLITS
+from wakeword_keras.data.corpus import CorpusConfig, hash_split, read_corpus
 from wakeword_keras.errors import InputError
+from wakeword_keras.names import NOISE, POSITIVE, SPEECH, SPLITS
 
 HAPPY = CorpusConfig(("happy",))
 # Percentages of these speakers by the official rule, worked out with sha1sum and bc: 50.18, 6.58

@@ -6,6 +6,7 @@ import tf_keras as keras
 from tf_keras import layers
 
 from wakeword_keras.affine import Affine
+from wakeword_keras.data.clips import ClipFeatures, ClipInfo
 from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation import calibration_coverage
 from wakeword_keras.quantization import calibration, fake_quantize
@@ -15,11 +16,11 @@ INPUT = Affine(26 / 256, -128)
 
 def clips(seed, count=40, loud=1.0, prefix="clip", labels=("happy", "none")):
     features = np.random.default_rng(seed).uniform(0, 25 * loud, (count, 12, 8))
-    return calibration.CalibrationSet(
-        features.astype(np.float32),
-        tuple(f"{prefix}{i}" for i in range(count)),
-        tuple(labels[i % len(labels)] for i in range(count)),
+    infos = tuple(
+        ClipInfo(f"{prefix}{i}", labels[i % len(labels)], -1, "speech", "", 1.0)
+        for i in range(count)
     )
+    return ClipFeatures(infos, features.astype(np.float32))
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from wakeword_keras import InputError
+from wakeword_keras.data.clips import ClipFeatures, ClipInfo
+from wakeword_keras.evaluation import clip_thresholds
 from wakeword_keras.evaluation.clip_evaluation import (
-    ClipBatch,
     Scores,
     console_table,
     evaluate,
@@ -20,18 +21,21 @@ FACTS = {name: ModelFacts(1000 + i, None, "reference") for i, name in enumerate(
 SCALE = 0.125
 
 
-def make_scores(logits, labels, speakers=None, **others):
+def make_scores(logits, targets, speakers=None, **others):
     logits = np.asarray(logits, np.float32)
-    labels = np.asarray(labels, np.int32)
-    count = len(labels)
     return Scores(
-        clip_ids=tuple(f"clip{i}" for i in range(count)),
-        labels=labels,
-        groups=tuple("positive" if label >= 0 else "speech" for label in labels),
-        speakers=tuple(speakers or (f"s{i // 2}" for i in range(count))),
-        logits={name: np.asarray(others.get(name, logits), np.float32) for name in NAMES},
-        label_names=tuple("other" if label < 0 else f"word{label}" for label in labels),
+        tuple(
+            clip_info(f"clip{i}", target, speakers[i] if speakers else f"s{i // 2}")
+            for i, target in enumerate(targets)
+        ),
+        {name: np.asarray(others.get(name, logits), np.float32) for name in NAMES},
     )
+
+
+def clip_info(clip_id, target, speaker):
+    if target < 0:
+        return ClipInfo(clip_id, "other", -1, "speech", speaker, 1.0)
+    return ClipInfo(clip_id, f"word{target}", int(target), "positive", speaker, 1.0)
 
 
 def random_split(seed, count=400, words=1):
@@ -44,7 +48,7 @@ def random_split(seed, count=400, words=1):
 
 
 def run(validation, test, warm=None, words=("happy",), scale=SCALE):
-    return evaluate(validation, test, warm, FACTS, scale, words)
+    return evaluate(clip_thresholds.choose(validation, words), test, warm, FACTS, scale, words)
 
 
 @pytest.mark.parametrize("words", [("happy",), ("up", "down", "left")])
@@ -119,7 +123,7 @@ def test_threshold_comes_from_validation_alone():
     assert one.threshold == other.threshold
     assert one.roc_auc == other.roc_auc
     assert one.accuracy > other.accuracy
-    fires = validation.logits["fp32"][validation.labels < 0] >= one.threshold
+    fires = validation.logits["fp32"][validation.targets < 0] >= one.threshold
     assert fires.mean() <= 0.01
     assert one.threshold_probability == pytest.approx(1 / (1 + np.exp(-one.threshold)))
 
@@ -136,7 +140,7 @@ def test_several_words_need_the_right_word_to_be_right():
     assert m.top1_accuracy == 4 / 5
     expected = np.mean(
         [
-            detection.roc_auc(report.scores.logits["int8"][:, k], report.scores.labels == k)
+            detection.roc_auc(report.scores.logits["int8"][:, k], report.scores.targets == k)
             for k in range(3)
         ]
     )
@@ -203,7 +207,7 @@ def test_warm_metrics_use_the_cold_thresholds():
     assert report.warm["int8"].threshold == report.models["int8"].threshold
     assert report.warm["int8"].accuracy != report.models["int8"].accuracy
     with pytest.raises(ValueError, match="not of the test clips"):
-        run(validation, test, dataclasses.replace(warm, clip_ids=test.clip_ids[::-1]))
+        run(validation, test, dataclasses.replace(warm, clips=test.clips[::-1]))
 
 
 def test_json_is_plain_and_has_the_keys_of_the_contract():
@@ -243,9 +247,8 @@ def test_console_table_has_a_row_for_each_model_and_fits_the_screen():
 def clip_batches(features, size):
     for i in range(0, len(features), size):
         part = features[i : i + size]
-        ids = tuple(str(j) for j in range(i, i + len(part)))
-        noise = ("noise",) * len(part)
-        yield ClipBatch(ids, np.full(len(part), -1), noise, ids, part, noise)
+        infos = tuple(clip_info(str(j), -1, f"s{j}") for j in range(i, i + len(part)))
+        yield ClipFeatures(infos, part)
 
 
 def test_score_in_batches_equals_score_at_once():
@@ -256,7 +259,8 @@ def test_score_in_batches_equals_score_at_once():
     }
     whole = score(clip_batches(features, 25), scorers)
     parts = score(clip_batches(features, 4), scorers)
-    assert parts.clip_ids == whole.clip_ids == parts.speakers
+    assert parts.clips == whole.clips
+    assert [clip.clip_id for clip in whole.clips] == [str(i) for i in range(25)]
     for name in scorers:
         np.testing.assert_array_equal(parts.logits[name], whole.logits[name])
         assert whole.logits[name].shape == (25, 1)
@@ -297,7 +301,7 @@ def test_missing_models_are_named():
         run(good, dataclasses.replace(good, logits=lacking))
     facts = {name: FACTS[name] for name in NAMES if name != "int8_ptq"}
     with pytest.raises(ValueError, match="int8_ptq"):
-        evaluate(good, good, None, facts, SCALE, ("happy",))
+        evaluate(clip_thresholds.choose(good, NAMES), good, None, facts, SCALE, ("happy",))
     with pytest.raises(ValueError, match="output scale"):
         run(good, good, scale=0.0)
 
@@ -317,5 +321,5 @@ def test_the_corners_of_the_det_curve_hold_the_area_under_it_and_end_where_all_f
         heard = 1 - np.array([1.0, *corners["miss_rate"]])
         assert np.trapezoid(heard, rate) == pytest.approx(report.models[name].roc_auc, abs=1e-12)
         assert (rate[-1], heard[-1]) == (1.0, 1.0)
-        assert len(corners["threshold"]) < len(report.scores.labels) / 2
+        assert len(corners["threshold"]) < len(report.scores.targets) / 2
         assert np.all(np.diff(corners["threshold"]) < 0)

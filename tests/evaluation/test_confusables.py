@@ -1,22 +1,19 @@
 import numpy as np
 import pytest
 
+from wakeword_keras.data.clips import ClipInfo
 from wakeword_keras.evaluation import confusables
 from wakeword_keras.evaluation.scores import Scores
 
 
-def scores_of(logits, labels, names, **others):
-    logits = np.asarray(logits, np.float32).reshape(len(labels), -1)
+def scores_of(logits, targets, names, **others):
+    logits = np.asarray(logits, np.float32).reshape(len(targets), -1)
     models = {"int8": logits, **{k: np.float32(v).reshape(logits.shape) for k, v in others.items()}}
-    ids = tuple(f"{name}/{i}" for i, name in enumerate(names))
-    return Scores(
-        ids,
-        np.asarray(labels, np.int32),
-        tuple("positive" if label >= 0 else "speech" for label in labels),
-        tuple(f"s{i}" for i in range(len(ids))),
-        models,
-        tuple(names),
+    clips = tuple(
+        ClipInfo(f"{name}/{i}", name, at, "positive" if at >= 0 else "speech", f"s{i}", 1.0)
+        for i, (name, at) in enumerate(zip(names, targets, strict=True))
     )
+    return Scores(clips, models)
 
 
 def test_what_fires_stands_first_then_what_comes_nearest():

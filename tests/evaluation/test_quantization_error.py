@@ -9,13 +9,13 @@ from sklearn.metrics import roc_auc_score
 from test_clip_evaluation import SCALE, make_scores, random_split
 
 from wakeword_keras.evaluation import quantization_error
+from wakeword_keras.evaluation.clip_thresholds import choose
 from wakeword_keras.evaluation.scores import decisions
-from wakeword_keras.evaluation.thresholds import choose
 from wakeword_keras.metrics import detection
 
 
 def measured(validation, test, words=("happy",), limits=None):
-    chosen = choose(validation)
+    chosen = choose(validation, words)
     if limits:
         chosen = dataclasses.replace(chosen, logits=limits)
     return quantization_error.measure(chosen, test, SCALE, words)
@@ -90,8 +90,8 @@ def test_every_interval_is_ordered_and_holds_what_it_must(seed, noise):
 def test_auc_drop_is_sklearns_difference(noisy):
     validation, test = noisy
     step = measured(validation, test).steps["fp32_to_int8_ptq"]
-    expected = roc_auc_score(test.labels >= 0, test.logits["fp32"][:, 0])
-    expected -= roc_auc_score(test.labels >= 0, test.logits["int8_ptq"][:, 0])
+    expected = roc_auc_score(test.targets >= 0, test.logits["fp32"][:, 0])
+    expected -= roc_auc_score(test.targets >= 0, test.logits["int8_ptq"][:, 0])
     assert step.roc_auc_drop == pytest.approx(expected, abs=1e-12)
     low, high = step.roc_auc_drop_ci95
     assert low < expected < high
@@ -102,7 +102,7 @@ def test_miss_rate_is_that_of_any_wake_word_at_equal_false_accepts():
     step = measured(validation, test, ("a", "b", "c")).steps["fp32_to_int8"]
     fp32, int8 = (test.logits[name].max(axis=1) for name in ("fp32", "int8"))
     assert step.delta_miss_rate_at_equal_false_accepts == pytest.approx(
-        detection.delta_miss_rate_at_equal_false_accepts(fp32, int8, test.labels >= 0, 0.01)
+        detection.delta_miss_rate_at_equal_false_accepts(fp32, int8, test.targets >= 0, 0.01)
     )
 
 
@@ -152,10 +152,10 @@ def test_severity_of_a_flip_between_two_words_is_weighed_by_their_logits():
 
 def test_flips_are_exactly_the_clips_decided_differently(noisy):
     validation, test = noisy
-    limits = choose(validation).logits
+    limits = choose(validation, ("happy",)).logits
     for step in measured(validation, test).steps.values():
         decided = [decisions(test.logits[n], limits[n]) for n in (step.reference, step.model)]
-        expected = {test.clip_ids[i] for i in np.flatnonzero(decided[0] != decided[1])}
+        expected = {test.clips[i].clip_id for i in np.flatnonzero(decided[0] != decided[1])}
         assert {flip.clip_id for flip in step.flips} == expected
         severities = [flip.severity for flip in step.flips]
         assert severities == sorted(severities, reverse=True)

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from wakeword_keras.data.clips import ClipInfo
 from wakeword_keras.evaluation import runtime_agreement
 from wakeword_keras.evaluation.scores import Scores
 
@@ -13,12 +14,8 @@ def scores_of(**logits):
     count = len(next(iter(logits.values())))
     columns = {name: np.array(values, np.float32)[:, None] for name, values in logits.items()}
     return Scores(
-        tuple(map(str, range(count))),
-        np.zeros(count, np.int32),
-        ("positive",) * count,
-        tuple(map(str, range(count))),
+        tuple(ClipInfo(str(i), "happy", 0, "positive", str(i), 1.0) for i in range(count)),
         columns,
-        ("happy",) * count,
     )
 
 

@@ -16,7 +16,7 @@ from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.data import ambient
 from wakeword_keras.data.corpus import Clip, CorpusConfig, read_corpus
 from wakeword_keras.data.shards import ClipInfo, Shards, write_shards
-from wakeword_keras.evaluation import stream_evaluation
+from wakeword_keras.evaluation import stream_evaluation, stream_thresholds
 from wakeword_keras.firmware import bundle
 from wakeword_keras.metrics import stream_rule
 from wakeword_keras.metrics.stream_rule import PROBABILITY_ONE, StreamConfig
@@ -215,9 +215,8 @@ def audio_of(tmp_path_factory):
 
 
 def listened(audio_of, models, budget=600.0):
-    return stream_evaluation.evaluate(
-        audio_of("validation"), audio_of("test"), models, SETTINGS, budget
-    )
+    chosen = stream_thresholds.choose(audio_of("validation"), models, SETTINGS, budget)
+    return stream_evaluation.evaluate(chosen, audio_of("test"), models, SETTINGS, budget)
 
 
 def test_screening_changes_no_figure_of_the_exact_kernels(audio_of):

@@ -4,6 +4,7 @@ import tf_keras as keras
 from tf_keras import layers
 
 from wakeword_keras.affine import Affine
+from wakeword_keras.data.clips import ClipFeatures, ClipInfo
 from wakeword_keras.errors import InputError
 from wakeword_keras.quantization import calibration, fake_quantize
 
@@ -108,9 +109,14 @@ def test_asking_for_more_clips_than_there_are_takes_all():
 
 
 def test_the_hash_covers_ids_and_features(features):
-    ids, labels = tuple(map(str, range(40))), ("x",) * 40
-    one = calibration.CalibrationSet(features, ids, labels)
-    louder = calibration.CalibrationSet(features * 2, ids, labels)
-    renamed = calibration.CalibrationSet(features, ids[::-1], labels)
-    assert len({one.sha256, louder.sha256, renamed.sha256}) == 3
-    assert [clip[0].shape for clip in one.representative_dataset()] == [(1, 12, 8)] * 40
+    clips = tuple(ClipInfo(str(i), "x", -1, "speech", "", 1.0) for i in range(40))
+    one = ClipFeatures(clips, features)
+    louder = ClipFeatures(clips, features * 2)
+    renamed = ClipFeatures(clips[::-1], features)
+    assert len({calibration.sha256(clips) for clips in (one, louder, renamed)}) == 3
+
+
+def test_the_representative_dataset_gives_one_clip_at_a_time(features):
+    given = list(calibration.representative_dataset(features)())
+    assert [clip[0].shape for clip in given] == [(1, 12, 8)] * 40
+    np.testing.assert_array_equal(np.concatenate([clip[0] for clip in given]), features)

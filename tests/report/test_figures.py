@@ -30,7 +30,7 @@ def test_flips_in_the_picture_are_those_of_the_report():
 @pytest.mark.parametrize("words", [("happy",), ("up", "down", "go")])
 def test_curves_pass_through_the_point_of_the_threshold(words):
     several = report_of(words, extra=1.5, warm=False)
-    labels = several.scores.labels
+    labels = several.scores.targets
     scores, positive = detection_scores(several.scores, "int8")
     threshold = several.models["int8"].threshold
     decided = decisions(several.scores.logits["int8"], threshold)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from wakeword_keras import InputError
-from wakeword_keras.evaluation import confusables, runtime_agreement
+from wakeword_keras.data.clips import ClipInfo
+from wakeword_keras.evaluation import clip_thresholds, confusables, runtime_agreement
 from wakeword_keras.evaluation.calibration_coverage import Coverage, LabelMix, TensorCoverage
 from wakeword_keras.evaluation.clip_evaluation import Scores, evaluate
 from wakeword_keras.evaluation.findings import Findings
@@ -31,9 +32,9 @@ SCHEMA = json.loads(Path(report.__file__).with_name("report_schema.json").read_t
 def _scores(seed, words, clips=600, extra=0.0):
     """Logits of five models that agree but for rounding, and for `extra` noise in int8."""
     rng = np.random.default_rng(seed)
-    labels = np.where(rng.random(clips) < 0.35, rng.integers(0, words, clips), -1).astype(np.int32)
+    targets = np.where(rng.random(clips) < 0.35, rng.integers(0, words, clips), -1).astype(np.int32)
     clean = rng.normal(-6, 2.2, (clips, words)).astype(np.float32)
-    clean[np.flatnonzero(labels >= 0), labels[labels >= 0]] += 11
+    clean[np.flatnonzero(targets >= 0), targets[targets >= 0]] += 11
     noise = {"fp32": 0, "fp32_tflite": 1e-5, "qat": 0.1, "int8_ptq": 0.3, "int8": 0.1 + extra}
     logits = {}
     for name, spread in noise.items():
@@ -41,16 +42,13 @@ def _scores(seed, words, clips=600, extra=0.0):
         rounded = STEP * np.round(noisy / STEP) if name.startswith("int8") else noisy
         logits[name] = rounded.astype(np.float32)
     logits |= {"fp32_onnx": logits["fp32_tflite"], "int8_onnx": logits["int8"]}
-    speakers = tuple(f"s{i % 90}" for i in range(clips))
-    groups = tuple(
-        "positive" if at >= 0 else ("speech", "noise")[i % 2] for i, at in enumerate(labels)
-    )
-    names = tuple(
-        f"word{at}" if at >= 0 else ("dog", "_background_noise_")[i % 2]
-        for i, at in enumerate(labels)
-    )
-    ids = tuple(f"{name}/{i}.wav" for i, name in enumerate(names))
-    return Scores(ids, labels, groups, speakers, logits, names)
+    return Scores(tuple(_clip(i, int(target)) for i, target in enumerate(targets)), logits)
+
+
+def _clip(index, target):
+    name = f"word{target}" if target >= 0 else ("dog", "_background_noise_")[index % 2]
+    group = "positive" if target >= 0 else ("speech", "noise")[index % 2]
+    return ClipInfo(f"{name}/{index}.wav", name, target, group, f"s{index % 90}", 1.0)
 
 
 def report_of(words=("happy",), extra=0.0, warm=True):
@@ -63,7 +61,7 @@ def report_of(words=("happy",), extra=0.0, warm=True):
     test = _scores(1, len(words), extra=extra)
     shifted = {name: logits + np.float32(0.24) for name, logits in test.logits.items()}
     return evaluate(
-        _scores(0, len(words)),
+        clip_thresholds.choose(_scores(0, len(words)), words),
         test,
         dataclasses.replace(test, logits=shifted) if warm else None,
         facts,
@@ -346,7 +344,9 @@ def test_zero_flips_are_said_with_what_they_can_show(tmp_path):
     logits = {name: test.logits["fp32"] for name in MODELS}
     same = dataclasses.replace(test, logits=logits)
     facts = {name: ModelFacts(1, None, "keras") for name in MODELS}
-    evaluated = evaluate(same, same, None, facts, STEP, ("happy",))
+    evaluated = evaluate(
+        clip_thresholds.choose(same, ("happy",)), same, None, facts, STEP, ("happy",)
+    )
     assert evaluated.quantization_error.decisions_flipped == 0
     report.write(findings_of(evaluated), tmp_path)
     text = _checked_page(tmp_path)

@@ -85,7 +85,7 @@ def test_a_model_without_a_threshold_in_the_budget_is_poor():
     assert "no threshold kept it on validation" in found.detail
 
 
-def test_streams_that_nobody_heard_are_open():
+def test_streams_that_nobody_scored_are_open():
     assert verdicts.false_accepts(None).level == "open"
 
 

@@ -10,8 +10,6 @@ from conftest import write_ambient, write_recordings
 
 from wakeword_keras import InputError
 from wakeword_keras.data.shards import open_shards
-from wakeword_keras.evaluation import stream_evaluation
-from wakeword_keras.evaluation.stream_evaluation import Choice
 from wakeword_keras.report import comparison, report
 from wakeword_keras.run import other_recordings
 
@@ -50,7 +48,7 @@ def other(stream_run, tmp_path_factory):
     return root / "out"
 
 
-def test_thresholds_are_the_runs_own_and_clips_it_heard_are_left_out(stream_run, other):
+def test_thresholds_are_the_runs_own_and_clips_that_trained_it_are_left_out(stream_run, other):
     own, said = report_of(Path(stream_run.run_dir) / "report"), report_of(other)
     for name, model in own["models"].items():
         assert said["models"][name]["threshold"] == model["threshold"]
@@ -88,17 +86,6 @@ def test_it_compares_with_the_same_run_on_other_clips_only_where_they_are_the_sa
         comparison.read([stream_run.run_dir, str(other)])
 
 
-def test_what_a_report_says_of_streams_is_what_was_chosen(stream_run):
-    streams = report_of(Path(stream_run.run_dir) / "report")["streams"]
-    chosen = stream_evaluation.of_report(streams)
-    for name, choice in chosen.items():
-        assert isinstance(choice, Choice)
-        back = json.loads(json.dumps(dataclasses.asdict(choice)))
-        assert back["threshold"] == streams["models"][name]["threshold"]
-        assert back["validation"] == streams["models"][name]["validation"]
-        assert choice.streams == streams["validation_streams"]
-
-
 def refused(config, words, *named, ambient=(), out):
     with pytest.raises(InputError) as error:
         other_recordings.evaluate(config, [str(words)], ambient, out)
@@ -130,21 +117,41 @@ def copied(stream_run, tmp_path):
     return dataclasses.replace(stream_run, run_dir=str(tmp_path / "copy"))
 
 
+def change(config, edit):
+    """Edit a run's thresholds.json."""
+    path = Path(config.run_dir, "thresholds.json")
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
 def test_a_run_without_streams_has_no_threshold_for_them(copied, tmp_path):
-    path = Path(copied.run_dir, "report", "report.json")
-    said = json.loads(path.read_text())
-    path.write_text(json.dumps({k: v for k, v in said.items() if k != "streams"}))
+    change(copied, lambda content: content.update(streams={}))
     refused(copied, tmp_path, "`ambient_dir`", copied.run_dir, ambient=["x"], out=tmp_path / "out")
 
 
-def test_an_earlier_report_and_a_missing_one_are_named_with_the_mend(copied, tmp_path):
-    path = Path(copied.run_dir, "report", "report.json")
-    said = json.loads(path.read_text())
-    del said["quantization_error"]["steps"]
-    path.write_text(json.dumps(said))
-    refused(copied, tmp_path, path, "earlier", "evaluate", out=tmp_path / "out")
+def test_thresholds_that_are_lost_are_named_with_the_mend(copied, tmp_path):
+    path = Path(copied.run_dir, "thresholds.json")
     path.unlink()
-    refused(copied, tmp_path, copied.run_dir, "run.flags", out=tmp_path / "out")
+    refused(copied, tmp_path, path, "missing", "repeat the command", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content.pop("clips"),
+        lambda content: content.update(streams=[]),
+        lambda content: content["clips"]["logits"].update(int8=float("nan")),
+        lambda content: content["clips"]["logits"].update(int8="high"),
+        lambda content: content["streams"]["int8"]["threshold"].update(probability=2.0),
+        lambda content: content["streams"]["int8"]["threshold"].update(sum=0.5),
+        lambda content: content["streams"]["int8"]["validation"].pop("hours"),
+    ],
+)
+def test_damaged_thresholds_are_refused(copied, tmp_path, damage):
+    path = change(copied, damage)
+    refused(copied, tmp_path, path, "damaged", "delete it", out=tmp_path / "out")
 
 
 def test_a_run_that_is_not_finished_is_named_with_the_mend(copied, tmp_path):
@@ -156,7 +163,7 @@ def test_a_run_that_is_not_finished_is_named_with_the_mend(copied, tmp_path):
     refused(copied, words, "export is not done", "run.flags", out=tmp_path / "out")
 
 
-def test_silence_is_no_proof_that_a_clip_was_heard(stream_run, tmp_path):
+def test_silence_is_no_proof_that_a_clip_trained_the_run(stream_run, tmp_path):
     folder = tmp_path / "words"
     for label in ("yes", "no"):
         (folder / label).mkdir(parents=True)
@@ -165,4 +172,4 @@ def test_silence_is_no_proof_that_a_clip_was_heard(stream_run, tmp_path):
     corpus = other_recordings.read_corpus(
         [str(folder)], stream_run.corpus, only=other_recordings.TEST
     )
-    assert other_recordings._unheard(corpus, shards) == corpus
+    assert other_recordings._without_the_runs_own(corpus, shards) == corpus

@@ -20,6 +20,7 @@ from conftest import write_recordings
 from tools import command, train
 from wakeword_keras import files
 from wakeword_keras.data.shards import open_shards, split_features
+from wakeword_keras.names import ONNX_FILES, TFLITE_FILES
 from wakeword_keras.onnx import translate
 from wakeword_keras.quantization import fake_quantize
 from wakeword_keras.report import report
@@ -114,6 +115,7 @@ def test_features(shards):
 def test_the_run_directory_holds_what_others_read(finished):
     for name in (
         "run.flags",
+        "thresholds.json",
         "fp32/model.keras",
         "qat/model.weights.h5",
         "report/report.html",
@@ -126,7 +128,7 @@ def test_the_run_directory_holds_what_others_read(finished):
         "model_fp32.tflite",
         "model_int8_ptq.tflite",
         "model_int8.tflite",
-        *(pipeline.ONNX_FILES.values() if translate.installed() else ()),
+        *(ONNX_FILES.values() if translate.installed() else ()),
         "export.json",
     }
     for stage in ("fp32", "qat"):
@@ -136,7 +138,7 @@ def test_the_run_directory_holds_what_others_read(finished):
 
 def test_run_json_says_what_ran_with_what(finished):
     record = read(finished / "run.json")
-    assert tuple(record["stages"]) == pipeline.STAGES
+    assert tuple(record["stages"]) == tuple(pipeline.STAGES)
     for stage in record["stages"].values():
         assert stage["status"] == "done"
         assert stage["seconds"] >= 0
@@ -171,7 +173,7 @@ def test_history_has_one_row_an_epoch(finished, stage, epochs):
         assert float(row["hardest_tenth_weight_ce"]) == pytest.approx(1, abs=1e-6)
 
 
-def test_calibration_heard_training_clips_alone(finished, shards):
+def test_calibration_uses_training_clips_alone(finished, shards):
     calibration = read(finished / "calibration.json")
     ids = {split: {clip.clip_id for clip in clips} for split, clips in shards.clips.items()}
     chosen = set(calibration["clip_ids"])
@@ -194,7 +196,7 @@ def test_report_json_has_the_keys_that_others_read(finished, shards):
     assert set(ERRORS) <= set(said["quantization_error"])
     assert said["quantization_error"]["clips"] == len(shards.clips["test"])
     for name in ("int8", "int8_ptq"):
-        size = (finished / "export" / pipeline.TFLITE_FILES[name]).stat().st_size
+        size = (finished / "export" / TFLITE_FILES[name]).stat().st_size
         assert said["models"][name]["bytes"] == size
 
 
@@ -262,6 +264,18 @@ def test_a_second_call_trains_nothing_and_writes_the_same(finished, cache):
     assert read(finished / "report" / "report.json")["quantization_error"] == before
 
 
+def test_a_lost_bundle_and_lost_thresholds_are_written_again_without_a_new_report(finished):
+    lost = ("firmware/manifest.json", "thresholds.json")
+    before = {path: (finished / path).read_bytes() for path in lost}
+    stamp = (finished / "report" / "report.json").stat().st_mtime_ns
+    for path in lost:
+        (finished / path).unlink()
+    done = train_in_a_process(f"--flagfile={finished / 'run.flags'}")
+    assert done.returncode == 0, done.stderr
+    assert {path: (finished / path).read_bytes() for path in lost} == before
+    assert (finished / "report" / "report.json").stat().st_mtime_ns == stamp
+
+
 def test_the_written_flags_repeat_the_run_to_the_byte(finished, tmp_path):
     again = tmp_path / "again"
     done = train_in_a_process(
@@ -273,7 +287,7 @@ def test_the_written_flags_repeat_the_run_to_the_byte(finished, tmp_path):
     for stage in ("fp32", "qat"):
         ours, theirs = (without_times(run / stage / "history.csv") for run in (again, finished))
         assert ours == theirs
-    for file in pipeline.TFLITE_FILES.values():
+    for file in TFLITE_FILES.values():
         assert (again / "export" / file).read_bytes() == (finished / "export" / file).read_bytes()
     assert read(again / "calibration.json") == read(finished / "calibration.json")
 

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from wakeword_keras.errors import InputError
-from wakeword_keras.synthesis import engines, lines
+from wakeword_keras.names import SPLITS
+from wakeword_keras.synthesis import engines
 from wakeword_keras.synthesis.corpus import SynthesisConfig, synthesize
 from wakeword_keras.synthesis.engines import Kept, assign
 from wakeword_keras.synthesis.espeak import Phoneme, Utterance
 from wakeword_keras.synthesis.lines import Line
+from wakeword_keras.synthesis.voices import ACCENTS
 
 LINE = Line("okay smart mirror", 5, 17, 140)
 
@@ -60,14 +62,14 @@ def test_of_several_engines_the_last_validates_and_tests_and_never_trains(tmp_pa
 @pytest.mark.parametrize("count", [3, 20, 200])
 def test_no_speaker_of_an_engine_is_in_two_splits(tmp_path, count):
     voices = assign(tones(tmp_path, 30), count, 0).voices
-    speakers = [{voice.split("+")[1] for voice in voices[split]} for split in lines.SPLITS]
+    speakers = [{voice.split("+")[1] for voice in voices[split]} for split in SPLITS]
     assert all(speakers)
     assert sum(map(len, speakers)) == len(set().union(*speakers))
 
 
 def test_few_speakers_speak_in_several_accents_and_many_in_one(tmp_path):
     accents = [v.split("+")[0] for v in tones(tmp_path, 1)["a"].voices(160, 0)["train"]]
-    assert sorted(accents) == sorted(lines.ACCENTS)
+    assert sorted(accents) == sorted(ACCENTS)
     every = tones(tmp_path, 900)["a"].voices(160, 0)
     assert len({v.split("+")[1] for names in every.values() for v in names}) == 160
 

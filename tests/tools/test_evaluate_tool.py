@@ -49,7 +49,7 @@ def run_dir(tmp_path):
 def test_without_other_data_the_run_is_evaluated_again(tool, run_dir):
     call, _ = tool(f"--run_dir={run_dir}")
     name, (config,), options = call
-    assert (name, options) == ("run", {"again": ("report", "firmware")})
+    assert (name, options) == ("run", {"again": ("report",)})
     assert (config.data_dir, config.loss.gamma) == (("mine",), 1.5)
     # Its own flagfile names its own recordings.
     assert tool(f"--flagfile={run_dir / 'run.flags'}")[0] == call

@@ -92,7 +92,7 @@ def test_training_ends_with_the_best_epochs_weights_which_score_as_logged(whole,
     validation = training_data.validation[0]
     logs = {}
     callbacks.DetectionMetrics(
-        finished, [validation.features], validation.labels(1), LossConfig().build()
+        finished, [validation.features], validation.one_hot(1), LossConfig().build()
     ).on_epoch_end(0, logs)
     assert logs["val_loss"] == pytest.approx(float(best["val_loss"]), rel=1e-5)
 

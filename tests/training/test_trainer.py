@@ -4,7 +4,7 @@ import tensorflow as tf
 import tf_keras as keras
 from tf_keras import layers
 
-from wakeword_keras.data.corpus import GROUPS
+from wakeword_keras.names import GROUPS
 from wakeword_keras.training.hardness import _BINS, LossWeighting
 from wakeword_keras.training.losses import FocalLoss
 from wakeword_keras.training.trainer import MonitoredModel

@@ -108,7 +108,7 @@ def augment_waveform(
 
     Returns:
       audio int16 [clips, warm-up + samples] (warm-up 0 without background), and start int32
-      [clips]: the first sample the front end is to hear, 0 for a warmed clip, else the warm-up.
+      [clips]: the first sample the front end is to run over, 0 for a warmed clip, else the warm-up.
       These are what `features.graph_features` takes, with `frames` those of the clip alone.
     """
     clips, samples = tf.shape(audio)[0], int(audio.shape[1])

@@ -142,7 +142,7 @@ def compute(
       audio: int16 [clips, samples].
       config: the front end.
       frames: keep only the last so many frames; all by default.
-      start: int [clips], the first sample of each row that the front end hears, a whole number of
+      start: int [clips], the first sample of each row that the front end reads, a whole number of
         steps; 0 by default. It must leave `frames` frames.
 
     Returns:
@@ -197,7 +197,7 @@ def graph_features(
             lambda clips, first: compute(clips, config, frames=kept, start=first),
             [audio, starts],
             tf.float32,
-            stateful=False,  # every call starts from a fresh front end
+            stateful=False,  # every call starts from a reset front end
         )
     return tf.ensure_shape(features, [audio.shape[0], kept, config.channels])
 

@@ -13,17 +13,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from wakeword_keras.data.corpus import NOISE, SPEECH, Clip, Corpus, CorpusConfig, hash_clips
-from wakeword_keras.data.recordings import (
-    SPLITS,
-    TEST,
-    TRAIN,
-    Recording,
-    few,
-    fingerprints,
-    list_ambient,
-)
+from wakeword_keras.data.corpus import Clip, Corpus, CorpusConfig, hash_clips
+from wakeword_keras.data.recordings import Recording, few, fingerprints, list_ambient
 from wakeword_keras.errors import InputError
+from wakeword_keras.names import NOISE, SPEECH, SPLITS, TEST, TRAIN
 
 
 def join(corpus: Corpus, ambient_dirs: Sequence[str], config: CorpusConfig) -> Corpus:
@@ -37,7 +30,7 @@ def join(corpus: Corpus, ambient_dirs: Sequence[str], config: CorpusConfig) -> C
       config: length of a clip; whether bad files are skipped.
 
     Returns:
-      The corpus with the training third among its clips (label AMBIENT_LABEL, group SPEECH), the
+      The corpus with the training third among its clips (label AMBIENT, group SPEECH), the
       others as `streams`, sorted by id; its hash covers all of them.
 
     Raises:

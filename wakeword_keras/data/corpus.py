@@ -6,7 +6,7 @@ falls. Where nobody says who spoke (see recordings.py), each file name counts as
 message says so: one person may then be on both sides of a split.
 
 Recordings of negatives longer than a clip are cut into clips. A long noise recording has no
-speaker; it is split by time instead, so that every split hears it, and no moment is in two.
+speaker; it is split by time instead, so that every split has some of it, and no moment is in two.
 """
 
 import difflib
@@ -18,20 +18,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
-from wakeword_keras.data.recordings import (
+from wakeword_keras.data.recordings import Recording, few, fingerprints, list_recordings
+from wakeword_keras.errors import InputError
+from wakeword_keras.names import (
+    NOISE,
     NOISE_LABELS,
+    POSITIVE,
+    SPEECH,
     SPLITS,
     TEST,
     TRAIN,
     VALIDATION,
-    Recording,
-    few,
-    fingerprints,
-    list_recordings,
 )
-from wakeword_keras.errors import InputError
-
-POSITIVE, SPEECH, NOISE = GROUPS = ("positive", "speech", "noise")
 
 _HASH_RANGE = 2**27 - 1
 

@@ -21,11 +21,7 @@ from tqdm import tqdm
 
 from wakeword_keras.audio import audio_file
 from wakeword_keras.errors import InputError
-
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
-SPLITS = (TRAIN, VALIDATION, TEST)  # from the least to the most held out
-NOISE_LABELS = frozenset({"_background_noise_", "_background_", "_silence_"})
-AMBIENT_LABEL = "_ambient_"
+from wakeword_keras.names import AMBIENT, NOISE_LABELS, SPLITS
 
 _MANIFEST = "manifest.csv"
 _SPEAKER_MARK = "_nohash_"
@@ -107,7 +103,7 @@ def list_ambient(ambient_dirs: Sequence[str]) -> list[Recording]:
         right in them counts as a speaker of its own. Files that are not audio are passed over.
 
     Returns:
-      Recordings of AMBIENT_LABEL without a split, in the order of their ids.
+      Recordings of AMBIENT without a split, in the order of their ids.
 
     Raises:
       InputError: a folder is missing, unreadable or holds no audio.
@@ -117,7 +113,7 @@ def list_ambient(ambient_dirs: Sequence[str]) -> list[Recording]:
         root = Path(ambient_dir)
         if not root.is_dir():
             raise InputError(f"`ambient_dir`={root}: no such folder")
-        prefix = f"{AMBIENT_LABEL}/{number}/" if len(ambient_dirs) > 1 else f"{AMBIENT_LABEL}/"
+        prefix = f"{AMBIENT}/{number}/" if len(ambient_dirs) > 1 else f"{AMBIENT}/"
         paths = [path for path in list_files(root) if is_audio(path)]
         if not paths:
             raise InputError(
@@ -128,9 +124,7 @@ def list_ambient(ambient_dirs: Sequence[str]) -> list[Recording]:
             known = len(name.parts) > 1
             speaker = name.parts[0] if known else prefix + name.with_suffix("").as_posix()
             recordings.append(
-                Recording(
-                    prefix + name.as_posix(), str(path), AMBIENT_LABEL, speaker, known, str(path)
-                )
+                Recording(prefix + name.as_posix(), str(path), AMBIENT, speaker, known, str(path))
             )
     return recordings
 

@@ -1,4 +1,4 @@
-"""Calibration coverage: whether the clips that set the ranges stand for those the device hears.
+"""Calibration coverage: whether the clips that set the ranges stand for those the device meets.
 
 Ranges are those that the QAT model holds now; activations are its float twin's
 (`fake_quantize.float_twin`), because fine-tuning moves weights.
@@ -16,6 +16,7 @@ import tf_keras as keras
 from numpy.typing import NDArray
 
 from wakeword_keras.affine import Affine
+from wakeword_keras.data.clips import ClipFeatures
 from wakeword_keras.errors import InputError
 from wakeword_keras.quantization import calibration
 
@@ -113,9 +114,9 @@ def measure(
     model: keras.Model,
     ranges: Mapping[str, tuple[float, float]],
     input_affine: Affine,
-    calibration_set: calibration.CalibrationSet,
+    calibration_set: ClipFeatures,
     training_labels: Sequence[str],
-    checked: calibration.CalibrationSet,
+    checked: ClipFeatures,
 ) -> Coverage:
     """Compare a calibration set with the training mix and with clips it must not contain.
 
@@ -135,18 +136,18 @@ def measure(
     """
     if not (len(calibration_set.features) and len(checked.features) and training_labels):
         raise InputError("calibration coverage needs calibration, training and test clips")
-    labels = _label_mix(calibration_set.labels, training_labels)
+    labels = _label_mix([clip.label for clip in calibration_set.clips], training_labels)
     found = Coverage(
-        clips_calibration=len(calibration_set.clip_ids),
-        clips_checked=len(checked.clip_ids),
+        clips_calibration=len(calibration_set),
+        clips_checked=len(checked),
         labels=labels,
         mix_distance=_mix_distance(labels),
         silent_calibration=float(np.mean(_silent(calibration_set.features))),
         tensors=_tensors(model, ranges, input_affine, calibration_set.features, checked.features),
-        shared_ids=tuple(sorted(set(calibration_set.clip_ids) & set(checked.clip_ids))),
+        shared_ids=tuple(sorted(_ids(calibration_set) & _ids(checked))),
         shared_sounds=_shared_sounds(calibration_set, checked),
-        calibration_sha256=calibration_set.sha256,
-        checked_sha256=checked.sha256,
+        calibration_sha256=calibration.sha256(calibration_set),
+        checked_sha256=calibration.sha256(checked),
     )
     return dataclasses.replace(
         found, warnings=(*_set_warnings(found), *_range_warnings(found, model.output_names))
@@ -201,15 +202,17 @@ def _tensors(
     return tuple(tensors)
 
 
-def _shared_sounds(
-    one: calibration.CalibrationSet, other: calibration.CalibrationSet
-) -> tuple[tuple[str, str], ...]:
-    def hashes(clips: calibration.CalibrationSet) -> dict[bytes, str]:
+def _ids(clips: ClipFeatures) -> set[str]:
+    return {clip.clip_id for clip in clips.clips}
+
+
+def _shared_sounds(one: ClipFeatures, other: ClipFeatures) -> tuple[tuple[str, str], ...]:
+    def hashes(clips: ClipFeatures) -> dict[bytes, str]:
         # Digital silence is equal to digital silence and proves nothing.
         return {
-            hashlib.sha256(np.ascontiguousarray(clip, np.float32).tobytes()).digest(): clip_id
-            for clip, clip_id, silent in zip(
-                clips.features, clips.clip_ids, _silent(clips.features), strict=True
+            hashlib.sha256(np.ascontiguousarray(sound, np.float32).tobytes()).digest(): clip.clip_id
+            for sound, clip, silent in zip(
+                clips.features, clips.clips, _silent(clips.features), strict=True
             )
             if not silent
         }

@@ -1,6 +1,6 @@
 """What quantization cost: every model on the same clips, FP32 against INT8.
 
-Conventions. A clip's label is the index of its wake word, or -1 for none. A model decides for the
+Conventions. A clip's target is the index of its wake word, or -1 for none. A model decides for the
 wake word of the highest logit if that logit reaches the model's threshold, else for none; accuracy
 is the share of clips decided right. Each model has one threshold, chosen on validation clips at a
 clip-level false-positive rate of 1 % (a clip without wake word fires when any logit reaches the
@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wakeword_keras.errors import InputError
-from wakeword_keras.evaluation import quantization_error, thresholds
+from wakeword_keras.evaluation import quantization_error
+from wakeword_keras.evaluation.clip_thresholds import ClipThresholds
 from wakeword_keras.evaluation.quantization_error import QuantizationError
 from wakeword_keras.evaluation.scores import (
     FALSE_POSITIVE_RATE,
-    ClipBatch,
     Interval,
     Scores,
     decisions,
@@ -35,11 +35,11 @@ from wakeword_keras.evaluation.scores import (
     score,
     widened_interval,
 )
-from wakeword_keras.evaluation.thresholds import Thresholds
 from wakeword_keras.metrics import detection, intervals
+from wakeword_keras.names import FP32, INT8, QAT
 from wakeword_keras.tflite.scorers import ModelFacts
 
-__all__ = ["ClipBatch", "EvaluationReport", "ModelMetrics", "Scores", "evaluate", "score"]
+__all__ = ["EvaluationReport", "ModelMetrics", "Scores", "evaluate", "score"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class EvaluationReport:
 
 
 def evaluate(
-    validation: Scores | Thresholds,
+    thresholds: ClipThresholds,
     test: Scores,
     warm_test: Scores | None,
     facts: Mapping[str, ModelFacts],
@@ -107,7 +107,7 @@ def evaluate(
     """Measure every model and what became of it from FP32 to INT8.
 
     Args:
-      validation: scores that choose the thresholds, or those that were chosen before.
+      thresholds: chosen on validation clips.
       test: scores that are reported; models "fp32", "qat" and "int8" at least.
       warm_test: scores of the same test clips with a warmed front end, or None.
       facts: size and latency of every model in `test`.
@@ -122,80 +122,71 @@ def evaluate(
       ValueError: models, clips or facts do not belong together.
     """
     words = tuple(wake_words)
-    _check_together(validation, test, warm_test, facts, words)
-    chosen = thresholds.choose(validation) if isinstance(validation, Scores) else validation
+    _check_together(thresholds, test, warm_test, facts, words)
     units, resamples = resample(test)
 
     def measured(scores: Scores) -> dict[str, ModelMetrics]:
         return {
-            name: _metrics(logits, scores.labels, chosen.logits[name], facts[name], resamples)
+            name: _metrics(logits, scores.targets, thresholds.logits[name], facts[name], resamples)
             for name, logits in scores.logits.items()
         }
 
     return EvaluationReport(
         wake_words=words,
-        clips=dict(sorted(Counter(test.groups).items())),
-        positives=int(np.count_nonzero(test.labels >= 0)),
+        clips=dict(sorted(Counter(clip.group for clip in test.clips).items())),
+        positives=int(np.count_nonzero(test.targets >= 0)),
         speakers=len(set(test.speakers) - {""}),
         interval_units=units,
-        validation_positives=chosen.positives,
-        validation_negatives=chosen.negatives,
+        validation_positives=thresholds.positives,
+        validation_negatives=thresholds.negatives,
         models=measured(test),
-        quantization_error=quantization_error.measure(chosen, test, output_scale, words),
+        quantization_error=quantization_error.measure(thresholds, test, output_scale, words),
         warm=measured(warm_test) if warm_test is not None else {},
         scores=test,
     )
 
 
 def _check_together(
-    validation: Scores | Thresholds,
+    thresholds: ClipThresholds,
     test: Scores,
     warm_test: Scores | None,
     facts: Mapping[str, ModelFacts],
     words: tuple[str, ...],
 ) -> None:
     names = test.logits.keys()
-    missing = {"fp32", "qat", "int8"} - names
-    missing |= names - facts.keys() | names - validation.logits.keys()
+    missing = {FP32, QAT, INT8} - names
+    missing |= names - facts.keys() | names - thresholds.logits.keys()
     if missing:
-        raise ValueError(f"test scores, validation scores or facts lack {sorted(missing)}")
-    if warm_test is not None and warm_test.clip_ids != test.clip_ids:
+        raise ValueError(f"test scores, thresholds or facts lack {sorted(missing)}")
+    if warm_test is not None and warm_test.clips != test.clips:
         raise ValueError("warm test scores are not of the test clips")
     if warm_test is not None and not warm_test.logits.keys() <= names:
         raise ValueError(
             f"warm test scores hold models that test does not: {set(warm_test.logits)}"
         )
-    splits = {"test": test}
-    if isinstance(validation, Scores):
-        splits = {"validation": validation, "test": test}
-        if not (validation.labels >= 0).any():
-            raise InputError(
-                f"the validation split has no clip of {', '.join(words)}: add speakers"
-            )
-    for split, scores in splits.items():
-        shapes = {logits.shape for logits in scores.logits.values()}
-        if shapes != {(len(scores.labels), len(words))}:
-            raise ValueError(f"{split}: logits {shapes} for {len(scores.labels)} clips, {words}")
-        if not (scores.labels < 0).any():
-            raise InputError(f"the {split} split has no clip without a wake word: add negatives")
+    shapes = {logits.shape for logits in test.logits.values()}
+    if shapes != {(len(test.targets), len(words))}:
+        raise ValueError(f"test: logits {shapes} for {len(test.targets)} clips, {words}")
+    if not (test.targets < 0).any():
+        raise InputError("the test split has no clip without a wake word: add negatives")
     for index, word in enumerate(words):
-        if not (test.labels == index).any():
+        if not (test.targets == index).any():
             raise InputError(f"the test split has no clip of {word!r}: add recordings or speakers")
 
 
 def _metrics(
     logits: NDArray[np.float32],
-    labels: NDArray[np.int32],
+    targets: NDArray[np.int32],
     threshold: float,
     facts: ModelFacts,
     resamples: intervals.Resamples,
 ) -> ModelMetrics:
-    right = decisions(logits, threshold) == labels
+    right = decisions(logits, threshold) == targets
     accuracies = intervals.resampled_mean(right, resamples)
-    roc_auc, recall, draws = ranking(logits, labels, resamples)
-    positive = labels >= 0
+    roc_auc, recall, draws = ranking(logits, targets, resamples)
+    positive = targets >= 0
     positives = int(positive.sum())
-    top1 = float((logits.argmax(axis=1) == labels)[positive].mean())
+    top1 = float((logits.argmax(axis=1) == targets)[positive].mean())
     return ModelMetrics(
         accuracy=float(right.mean()),
         accuracy_ci95=widened_interval(accuracies, int(right.sum()), right.size),
@@ -214,14 +205,14 @@ def _metrics(
 
 
 def detection_scores(scores: Scores, model: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """A score per clip for which `score >= threshold` on a positive means heard, and positives.
+    """A score per clip for which `score >= threshold` on a positive is a detection, and positives.
 
     A positive whose highest logit is another word's is missed at every threshold: it gets a score
     below all others.
     """
     logits = scores.logits[model]
-    highest, positive = logits.max(axis=1), scores.labels >= 0
-    confused = positive & (logits.argmax(axis=1) != scores.labels)
+    highest, positive = logits.max(axis=1), scores.targets >= 0
+    confused = positive & (logits.argmax(axis=1) != scores.targets)
     return np.where(confused, highest.min() - 1, highest), positive
 
 

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wakeword_keras.evaluation.scores import Interval, Scores, decisions, share_interval
+from wakeword_keras.names import FP32, INT8, INT8_PTQ
 
-MODELS = ("fp32", "int8_ptq", "int8")
+MODELS = (FP32, INT8_PTQ, INT8)
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,15 @@ def measure(
     Returns:
       Confusables, the highest share of INT8 false accepts first, then the highest INT8 score.
     """
-    names = np.array(scores.label_names)
-    chosen = scores.labels < 0 if len(wake_words) == 1 else np.ones(len(names), bool)
+    names = np.array([clip.label for clip in scores.clips])
+    chosen = scores.targets < 0 if len(wake_words) == 1 else np.ones(len(names), bool)
     found = [
         _confusable(scores, np.flatnonzero(chosen & (names == label)), thresholds, wake_words)
         for label in sorted(set(names[chosen].tolist()))
     ]
 
     def rank(label: Confusable) -> tuple[float, float]:
-        int8 = label.models["int8"]
+        int8 = label.models[INT8]
         return int8.false_accepts / label.clips, int8.highest_probability
 
     return tuple(sorted(found, key=rank, reverse=True))
@@ -73,8 +74,8 @@ def _confusable(
     thresholds: Mapping[str, float],
     wake_words: Sequence[str],
 ) -> Confusable:
-    own = scores.labels[clips]
-    speakers = [scores.speakers[i] for i in clips]
+    own = scores.targets[clips]
+    speakers = [scores.clips[i].speaker for i in clips]
     models = {}
     for name in MODELS:
         if name not in scores.logits:
@@ -91,7 +92,8 @@ def _confusable(
             share_interval(wrong, speakers),
             float(probabilities.mean()),
             float(probabilities[nearest]),
-            scores.clip_ids[clips[nearest]],
+            scores.clips[clips[nearest]].clip_id,
             wake_words[logits[nearest].argmax()],
         )
-    return Confusable(scores.label_names[clips[0]], scores.groups[clips[0]], len(clips), models)
+    first = scores.clips[clips[0]]
+    return Confusable(first.label, first.group, len(clips), models)

@@ -1,9 +1,7 @@
 """All that the report says of a run: its exported models on data that trained none of them."""
 
 import dataclasses
-import itertools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,8 @@ import numpy as np
 import tf_keras as keras
 from numpy.typing import NDArray
 
-from wakeword_keras.audio.features import FrontendConfig
-from wakeword_keras.data.corpus import Clip
-from wakeword_keras.data.shards import CONDITIONS, Shards, split_features
+from wakeword_keras.data.clips import ClipFeatures
+from wakeword_keras.data.shards import split_features
 from wakeword_keras.evaluation import (
     calibration_coverage,
     clip_evaluation,
@@ -24,66 +21,13 @@ from wakeword_keras.evaluation import (
     runtime_agreement,
     stream_evaluation,
 )
-from wakeword_keras.evaluation.scores import ClipBatch, Scores, score
+from wakeword_keras.evaluation.clip_thresholds import ClipThresholds
+from wakeword_keras.evaluation.run_models import HeldOut, RunModels, open_scorers, score_clips
 from wakeword_keras.evaluation.thresholds import Thresholds
-from wakeword_keras.metrics.stream_rule import StreamConfig
-from wakeword_keras.quantization import calibration, fake_quantize, integer_model
+from wakeword_keras.names import FP32_TFLITE, INT8, INT8_PTQ, TEST
+from wakeword_keras.quantization import calibration, fake_quantize
 from wakeword_keras.streams import scoring
 from wakeword_keras.tflite import convert, flatbuffer
-from wakeword_keras.tflite.scorers import (
-    keras_facts,
-    keras_scorer,
-    onnx_facts,
-    onnx_scorer,
-    open_tflite,
-)
-
-
-@dataclass(frozen=True)
-class RunModels:
-    """The models of a run.
-
-    Attributes:
-      fp32, qat: in Keras.
-      exported: .tflite files by model name: fp32_tflite, int8_ptq, int8.
-      onnx: .onnx files by model name, fp32_onnx and int8_onnx; empty where none were written.
-      calibration_set: what set the ranges.
-      training_labels: label of every training clip.
-    """
-
-    fp32: keras.Model
-    qat: keras.Model
-    exported: Mapping[str, Path]
-    onnx: Mapping[str, Path]
-    calibration_set: calibration.CalibrationSet
-    training_labels: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Thresholds that were chosen before, for clips and, by model, for streams; may be none."""
-
-    clips: Thresholds
-    streams: Mapping[str, stream_evaluation.Choice]
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The data to measure on.
-
-    Attributes:
-      shards: clips; validation chooses thresholds, test is reported.
-      frontend: the front end.
-      ambient: pieces of long recordings without a wake word, of validation and test; may be none.
-      max_false_accepts_per_hour: budget for the thresholds in streams.
-      chosen: thresholds; without, validation chooses them, with, only test is used.
-    """
-
-    shards: Shards
-    frontend: FrontendConfig
-    ambient: Sequence[Clip]
-    max_false_accepts_per_hour: float
-    chosen: Chosen | None = None
 
 
 @dataclass(frozen=True)
@@ -126,35 +70,37 @@ class Findings:
         }
 
 
-def measure(models: RunModels, data: HeldOut) -> Findings:
-    """Run every model on the same clips and streams; prints tables as they come."""
-    evaluated = _clips(models, data)
+def measure(models: RunModels, data: HeldOut, thresholds: Thresholds) -> Findings:
+    """Run every model on the test clips and streams; prints tables as they come.
+
+    Args:
+      models: of a run.
+      data: clips and streams; only the test split is used.
+      thresholds: of every model.
+
+    Returns:
+      Findings.
+
+    Raises:
+      InputError: the test split lacks a wake word, clips without one, or streams.
+      ValueError: a model gives NaN or infinity.
+    """
+    evaluated = _clips(models, data, thresholds.clips)
     print(clip_evaluation.console_table(evaluated), flush=True)
     agreements = _agreements(models, evaluated)
     print(runtime_agreement.table(agreements), flush=True)
-    test = _test_set(data)
+    test = split_features(data.shards, TEST, data.frontend)
     on_device = _on_device(models, test.features)
     print(on_tflite_micro.table(on_device), flush=True)
-    twin = fake_quantize.float_twin(models.qat, models.fp32)
-    layers = _layers(models, twin, test)
+    float_twin = fake_quantize.float_twin(models.qat, models.fp32)
+    layers = _layers(models, float_twin, test)
     print(layer_error.table(layers["qat_to_int8"], rows=3), flush=True)
-    covered = calibration_coverage.measure(
-        twin,
-        calibration.read_ranges(models.qat),
-        data.frontend.input_affine,
-        models.calibration_set,
-        models.training_labels,
-        test,
-    )
-    for warning in covered.warnings:
-        print(f"calibration: {warning}", flush=True)
-    streams = _streams(models, data) if data.ambient else None
+    covered = _coverage(models, float_twin, data, test)
+    streams = _streams(models, data, thresholds) if data.ambient else None
     if streams is not None:
         print(stream_evaluation.console_table(streams), flush=True)
     mistaken = confusables.measure(
-        evaluated.scores,
-        {name: metrics.threshold for name, metrics in evaluated.models.items()},
-        evaluated.wake_words,
+        evaluated.scores, _clip_thresholds(evaluated), evaluated.wake_words
     )
     tensors = {
         name: {kind: len(names) for kind, names in flatbuffer.tensor_types(path).items()}
@@ -163,48 +109,38 @@ def measure(models: RunModels, data: HeldOut) -> Findings:
     return Findings(evaluated, agreements, on_device, layers, covered, streams, mistaken, tensors)
 
 
-def _clips(models: RunModels, data: HeldOut) -> clip_evaluation.EvaluationReport:
-    """Every runtime on the same clips; thresholds from validation, figures from test."""
-    exported, exported_facts = open_tflite(models.exported)
-    in_keras = {"fp32": models.fp32, "qat": integer_model.device_model(models.qat, models.fp32)}
-    scorers = {name: keras_scorer(model) for name, model in in_keras.items()}
-    facts = {name: keras_facts(model) for name, model in in_keras.items()}
-    facts["qat"] = dataclasses.replace(facts["qat"], kernels="keras, as int8 kernels compute")
-    scorers, facts = scorers | exported, facts | exported_facts
-    for name, path in models.onnx.items():
-        scorers[name] = onnx_scorer(path)
-        facts[name] = onnx_facts(path)
-
-    def scored(split: str, *conditions: str) -> Scores:
-        batches = (clip_batches(data, split, name) for name in conditions)
-        return score(itertools.chain.from_iterable(batches), scorers)
-
+def _clips(
+    models: RunModels, data: HeldOut, thresholds: ClipThresholds
+) -> clip_evaluation.EvaluationReport:
+    scorers, facts = open_scorers(models)
     return clip_evaluation.evaluate(
-        # The device's front end is warm, a test set's cold: one threshold has to serve both.
-        data.chosen.clips if data.chosen else scored("validation", *CONDITIONS),
-        scored("test", "cold"),
-        scored("test", "warm"),
+        thresholds,
+        score_clips(data, TEST, ("cold",), scorers),
+        score_clips(data, TEST, ("warm",), scorers),
         facts,
         _logits_per_lsb(models),
         data.shards.wake_words,
     )
 
 
+def _clip_thresholds(evaluated: clip_evaluation.EvaluationReport) -> dict[str, float]:
+    return {name: metrics.threshold for name, metrics in evaluated.models.items()}
+
+
 def _agreements(
     models: RunModels, evaluated: clip_evaluation.EvaluationReport
 ) -> tuple[runtime_agreement.Agreement, ...]:
-    measured = evaluated.models.items()
     return runtime_agreement.measure(
         evaluated.scores,
-        {name: metrics.threshold for name, metrics in measured},
-        {name: metrics.bytes for name, metrics in measured},
+        _clip_thresholds(evaluated),
+        {name: metrics.bytes for name, metrics in evaluated.models.items()},
         _logits_per_lsb(models),
     )
 
 
 def _logits_per_lsb(models: RunModels) -> float:
     """Step of the INT8 model's output."""
-    output = flatbuffer.output_affine(models.exported["int8"])
+    output = flatbuffer.output_affine(models.exported[INT8])
     assert output is not None, "open_tflite has checked that the model is int8"
     return output.scale
 
@@ -218,64 +154,50 @@ def _on_device(
     spread = np.linspace(0, len(features) - 1, min(on_tflite_micro.CLIPS, len(features)), dtype=int)
     clips = np.asarray(features[spread], np.float32)
     return tuple(
-        on_tflite_micro.check(name, models.exported[name], clips) for name in ("int8_ptq", "int8")
-    )
-
-
-def clip_batches(
-    data: HeldOut, split: str, condition: str = "cold", batch: int = 256
-) -> Iterator[ClipBatch]:
-    """The clips of a split, front end cold or warm, in batches to score."""
-    whole = split_features(data.shards, split, data.frontend, condition)
-    for start in range(0, len(whole.clips), batch):
-        clips = whole.clips[start : start + batch]
-        yield ClipBatch(
-            tuple(clip.clip_id for clip in clips),
-            whole.targets[start : start + batch],
-            tuple(clip.group for clip in clips),
-            tuple(clip.speaker for clip in clips),
-            np.asarray(whole.features[start : start + batch]),
-            tuple(clip.label for clip in clips),
-        )
-
-
-def _test_set(data: HeldOut) -> calibration.CalibrationSet:
-    whole = split_features(data.shards, "test", data.frontend)
-    return calibration.CalibrationSet(
-        whole.features,
-        tuple(clip.clip_id for clip in whole.clips),
-        tuple(clip.label for clip in whole.clips),
+        on_tflite_micro.check(name, models.exported[name], clips) for name in (INT8_PTQ, INT8)
     )
 
 
 def _layers(
-    models: RunModels, twin: keras.Model, test: calibration.CalibrationSet
+    models: RunModels, float_twin: keras.Model, test: ClipFeatures
 ) -> dict[str, layer_error.LayerErrors]:
-    fp32, int8 = models.exported["fp32_tflite"], models.exported["int8"]
+    fp32, int8 = models.exported[FP32_TFLITE], models.exported[INT8]
     with tempfile.TemporaryDirectory() as folder:
         qat = Path(folder, "qat.tflite")
-        qat.write_bytes(convert.float_model(twin))
+        qat.write_bytes(convert.float_model(float_twin))
         pairs = {
             "fp32_to_int8": (fp32, int8),
             "qat_to_int8": (qat, int8),
-            "fp32_to_int8_ptq": (fp32, models.exported["int8_ptq"]),
+            "fp32_to_int8_ptq": (fp32, models.exported[INT8_PTQ]),
         }
         return {
             step: layer_error.layer_errors(*paths, test.features) for step, paths in pairs.items()
         }
 
 
-def _streams(models: RunModels, data: HeldOut) -> stream_evaluation.StreamReport:
-    """What is exported, listening to the held-out ambient audio."""
+def _coverage(
+    models: RunModels, float_twin: keras.Model, data: HeldOut, test: ClipFeatures
+) -> calibration_coverage.Coverage:
+    covered = calibration_coverage.measure(
+        float_twin,
+        calibration.read_ranges(models.qat),
+        data.frontend.input_affine,
+        models.calibration_set,
+        models.training_labels,
+        test,
+    )
+    for warning in covered.warnings:
+        print(f"calibration: {warning}", flush=True)
+    return covered
 
-    def audio_of(split: str) -> scoring.SplitAudio:
-        return scoring.split_audio(data.shards, data.ambient, split)
 
-    frames = data.frontend.num_frames(data.shards.clip_samples)
+def _streams(
+    models: RunModels, data: HeldOut, thresholds: Thresholds
+) -> stream_evaluation.StreamReport:
     return stream_evaluation.evaluate(
-        data.chosen.streams if data.chosen else audio_of("validation"),
-        audio_of("test"),
+        thresholds.streams,
+        data.split_audio(TEST),
         scoring.open_models(models.exported),
-        scoring.StreamSettings(data.frontend, frames, StreamConfig()),
+        data.stream_settings,
         data.max_false_accepts_per_hour,
     )

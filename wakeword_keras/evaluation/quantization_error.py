@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wakeword_keras.evaluation.clip_thresholds import STEPS, ClipThresholds
 from wakeword_keras.evaluation.scores import (
     FALSE_POSITIVE_RATE,
     Interval,
@@ -22,8 +23,8 @@ from wakeword_keras.evaluation.scores import (
     resample,
     widened_interval,
 )
-from wakeword_keras.evaluation.thresholds import STEPS, Thresholds
 from wakeword_keras.metrics import detection, intervals
+from wakeword_keras.names import INT8, QAT
 
 _BINS = 41  # odd: the middle one holds no error
 
@@ -125,7 +126,7 @@ class _Model:
 
 
 def measure(
-    thresholds: Thresholds,
+    thresholds: ClipThresholds,
     test: Scores,
     output_scale: float,
     wake_words: Sequence[str],
@@ -148,7 +149,7 @@ def measure(
         raise ValueError(f"output scale must be positive, got {output_scale}")
     _, resamples = resample(test)
     models = {
-        name: _model(test.logits[name], test.labels, thresholds.logits[name], resamples)
+        name: _model(test.logits[name], test.targets, thresholds.logits[name], resamples)
         for name in dict.fromkeys(name for step in STEPS for name in step)
         if name in test.logits
     }
@@ -161,9 +162,9 @@ def measure(
     }
     total = steps["fp32_to_int8"]
     # Both are multiples of the scale in float32: round away what is below a thousandth of a step.
-    apart = np.abs(test.logits["qat"].astype(np.float64) - test.logits["int8"])
+    apart = np.abs(test.logits[QAT].astype(np.float64) - test.logits[INT8])
     lsb = np.round(apart.max(axis=1) / output_scale, 3)
-    positives = int(np.count_nonzero(test.labels >= 0))
+    positives = int(np.count_nonzero(test.targets >= 0))
     return QuantizationError(
         relative_accuracy_drop=total.relative_accuracy_drop,
         accuracy_drop_ci95=total.relative_accuracy_drop_ci95,
@@ -183,16 +184,16 @@ def measure(
 
 def _model(
     logits: NDArray[np.float32],
-    labels: NDArray[np.int32],
+    targets: NDArray[np.int32],
     threshold: float,
     resamples: intervals.Resamples,
 ) -> _Model:
     decided = decisions(logits, threshold)
-    right = decided == labels
-    roc_auc, recall, draws = ranking(logits, labels, resamples)
+    right = decided == targets
+    roc_auc, recall, draws = ranking(logits, targets, resamples)
     recall_draws = draws.recall
     if logits.shape[1] > 1:  # misses are of any wake word, as false accepts are
-        pair = logits.max(axis=1), labels >= 0
+        pair = logits.max(axis=1), targets >= 0
         recall = detection.recall_at_false_positive_rate(*pair, FALSE_POSITIVE_RATE)
         recall_draws = detection.resampled_ranking(*pair, FALSE_POSITIVE_RATE, resamples).recall
     return _Model(
@@ -210,7 +211,7 @@ def _model(
 def _step(
     names: tuple[str, str],
     models: Mapping[str, _Model],
-    thresholds: Thresholds,
+    thresholds: ClipThresholds,
     test: Scores,
     wake_words: Sequence[str],
     resamples: intervals.Resamples,
@@ -218,22 +219,16 @@ def _step(
     before, after = (models[name] for name in names)
     if not before.right.any():
         raise ValueError(f"{names[0]} decides no test clip right: there is no accuracy to lose")
-    lost = before.right.astype(np.float64) - after.right
-    with np.errstate(invalid="ignore", divide="ignore"):
-        drops = np.divide(*(intervals.resampled_mean(x, resamples) for x in (lost, before.right)))
+    drop, drop_ci95 = _relative_drop(before, after, resamples)
     signed = after.logits.astype(np.float64) - before.logits
     absolute = np.abs(signed)
-    largest = float(absolute.max())
-    limit = largest or 1.0
-    counts, edges = np.histogram(signed, _BINS, (-limit, limit))
-    flipped = before.decided != after.decided
-    flips = int(np.count_nonzero(flipped))
-    share = widened_interval(intervals.resampled_mean(flipped, resamples), flips, flipped.size)
+    edges, counts = _histogram(signed)
+    flips = _flips(before, after, test, wake_words)
     return StepError(
         *names,
-        clips=flipped.size,
-        relative_accuracy_drop=float(lost.mean() / before.right.mean()),
-        relative_accuracy_drop_ci95=intervals.percentile_interval(drops[np.isfinite(drops)]),
+        clips=len(test.clips),
+        relative_accuracy_drop=drop,
+        relative_accuracy_drop_ci95=drop_ci95,
         roc_auc_drop=before.roc_auc - after.roc_auc,
         roc_auc_drop_ci95=intervals.percentile_interval(before.roc_auc_draws - after.roc_auc_draws),
         delta_miss_rate_at_equal_false_accepts=before.recall - after.recall,
@@ -246,14 +241,40 @@ def _step(
         score_mean_abs_error_ci95=intervals.percentile_interval(
             intervals.resampled_mean(absolute.mean(axis=1), resamples)
         ),
-        score_max_abs_error=largest,
+        score_max_abs_error=float(absolute.max()),
         score_max_abs_error_ci95=_max_interval(absolute.max(axis=1), resamples),
-        score_histogram_edges=tuple(edges.tolist()),
-        score_histogram=tuple(counts.tolist()),
-        decisions_flipped=flips,
-        decisions_flipped_ci95=(share[0] * flipped.size, share[1] * flipped.size),
-        flips=_flips(before, after, test, wake_words),
+        score_histogram_edges=edges,
+        score_histogram=counts,
+        decisions_flipped=len(flips),
+        decisions_flipped_ci95=_flipped_interval(before, after, resamples),
+        flips=flips,
     )
+
+
+def _relative_drop(
+    before: _Model, after: _Model, resamples: intervals.Resamples
+) -> tuple[float, Interval]:
+    """Share of the accuracy that is lost, and its paired interval."""
+    lost = before.right.astype(np.float64) - after.right
+    with np.errstate(invalid="ignore", divide="ignore"):
+        draws = np.divide(*(intervals.resampled_mean(x, resamples) for x in (lost, before.right)))
+    drop = float(lost.mean() / before.right.mean())
+    return drop, intervals.percentile_interval(draws[np.isfinite(draws)])
+
+
+def _histogram(errors: NDArray[np.float64]) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Edges of the bins, zero in the middle, and errors in each."""
+    limit = float(np.abs(errors).max()) or 1.0
+    counts, edges = np.histogram(errors, _BINS, (-limit, limit))
+    return tuple(edges.tolist()), tuple(counts.tolist())
+
+
+def _flipped_interval(before: _Model, after: _Model, resamples: intervals.Resamples) -> Interval:
+    """Interval of the number of clips decided differently."""
+    flipped = before.decided != after.decided
+    draws = intervals.resampled_mean(flipped, resamples)
+    low, high = widened_interval(draws, int(flipped.sum()), flipped.size)
+    return low * flipped.size, high * flipped.size
 
 
 def _max_interval(values: NDArray[np.float64], resamples: intervals.Resamples) -> Interval:
@@ -278,15 +299,16 @@ def _flips(
 
     found = []
     for clip in np.flatnonzero(before.decided != after.decided).tolist():
+        known = test.clips[clip]
         reference_logit, model_logit = (float(m.logits[clip].max()) for m in (before, after))
         severity = reluctance(before, clip, after.decided[clip])
         severity += reluctance(after, clip, before.decided[clip])
         found.append(
             Flip(
-                clip_id=test.clip_ids[clip],
-                label=names[test.labels[clip]],
-                speaker=test.speakers[clip],
-                group=test.groups[clip],
+                clip_id=known.clip_id,
+                label=names[known.target],
+                speaker=known.speaker,
+                group=known.group,
                 reference_logit=reference_logit,
                 model_logit=model_logit,
                 reference_probability=_probability(reference_logit),

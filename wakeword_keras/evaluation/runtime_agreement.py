@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from wakeword_keras.evaluation.scores import Interval, Scores, decisions, share_interval
+from wakeword_keras.names import FP32, FP32_ONNX, FP32_TFLITE, INT8, INT8_ONNX
 
 PAIRS = (
-    ("fp32", "fp32_tflite"),
-    ("fp32", "fp32_onnx"),
-    ("fp32_tflite", "fp32_onnx"),
-    ("int8", "int8_onnx"),
+    (FP32, FP32_TFLITE),
+    (FP32, FP32_ONNX),
+    (FP32_TFLITE, FP32_ONNX),
+    (INT8, INT8_ONNX),
 )
 """Two forms of the same weights each: the reference and what is compared with it."""
 
@@ -74,7 +75,7 @@ def _compare(
     return Agreement(
         *pair,
         max_abs_error=worst,
-        max_lsb=worst / output_scale if pair[0] == "int8" else None,
+        max_lsb=worst / output_scale if pair[0] == INT8 else None,
         decisions_equal=float(equal.mean()),
         decisions_equal_ci95=share_interval(equal, scores.speakers),
         clips=equal.size,

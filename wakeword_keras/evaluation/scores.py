@@ -1,11 +1,10 @@
 """Logits of every model on the same clips, and what follows from them: decisions and rankings.
 
-A clip's label is the index of its wake word, or -1 for none. A model decides for the wake word of
+A clip's target is the index of its wake word, or -1 for none. A model decides for the wake word of
 the highest logit if that logit reaches the model's threshold, else for none. Rankings of several
 wake words are the mean over words of one against the rest.
 """
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from wakeword_keras.data.clips import ClipFeatures, ClipInfo, targets_of
 from wakeword_keras.errors import InputError
 from wakeword_keras.metrics import detection, intervals
 from wakeword_keras.tflite.scorers import Scorer
@@ -22,33 +22,24 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class ClipBatch:
-    """Clips: labels int32 [n] (wake word or -1), features float32 [n, frames, channels].
-
-    `label_names` are the corpus's own: they tell one label that is no wake word from another.
-    """
-
-    clip_ids: tuple[str, ...]
-    labels: NDArray[np.int32]
-    groups: tuple[str, ...]
-    speakers: tuple[str, ...]
-    features: NDArray[np.float32]
-    label_names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Scores:
-    """Logits of every model on the same clips: float32 [n, wake_words] by model name."""
+    """Logits of every model on the same clips: float32 [clips, wake_words] by model name."""
 
-    clip_ids: tuple[str, ...]
-    labels: NDArray[np.int32]
-    groups: tuple[str, ...]
-    speakers: tuple[str, ...]
+    clips: tuple[ClipInfo, ...]
     logits: dict[str, NDArray[np.float32]]
-    label_names: tuple[str, ...]
+
+    @property
+    def targets(self) -> NDArray[np.int32]:
+        """int32 [clips]: index of the wake word, -1 for none."""
+        return targets_of(self.clips)
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """Who speaks in each clip, "" where nobody knows."""
+        return tuple(clip.speaker for clip in self.clips)
 
 
-def score(batches: Iterable[ClipBatch], scorers: Mapping[str, Scorer]) -> Scores:
+def score(batches: Iterable[ClipFeatures], scorers: Mapping[str, Scorer]) -> Scores:
     """Run every model over the same clips; only scores are kept, features pass through.
 
     Args:
@@ -62,36 +53,27 @@ def score(batches: Iterable[ClipBatch], scorers: Mapping[str, Scorer]) -> Scores
       InputError: there are no clips or no models.
       ValueError: a model gives logits of another shape than the others, or NaN or infinity.
     """
-    seen: list[ClipBatch] = []
+    clips: list[ClipInfo] = []
     logits: dict[str, list[NDArray[np.float32]]] = {name: [] for name in scorers}
     for batch in tqdm(batches, desc="scoring", unit="batch", disable=None):
         for name, scorer in scorers.items():
-            logits[name].append(_checked_logits(scorer(batch.features), batch, name))
-        seen.append(dataclasses.replace(batch, features=np.zeros((0, 0, 0), np.float32)))
-    if not logits or not sum(len(batch.labels) for batch in seen):
+            logits[name].append(_checked_logits(scorer(batch.features), batch.clips, name))
+        clips.extend(batch.clips)
+    if not (logits and clips):
         raise InputError("nothing to score: no test clips, or no models")
     joined = {name: np.concatenate(parts) for name, parts in logits.items()}
     widths = {name: values.shape[1] for name, values in joined.items()}
     if len(set(widths.values())) != 1:
         raise ValueError(f"models differ in their number of wake words: {widths}")
-    return Scores(
-        tuple(i for batch in seen for i in batch.clip_ids),
-        np.concatenate([batch.labels for batch in seen]).astype(np.int32),
-        tuple(g for batch in seen for g in batch.groups),
-        tuple(s for batch in seen for s in batch.speakers),
-        joined,
-        tuple(name for batch in seen for name in batch.label_names),
-    )
+    return Scores(tuple(clips), joined)
 
 
-def _checked_logits(logits: NDArray, batch: ClipBatch, name: str) -> NDArray[np.float32]:
-    if logits.ndim != 2 or len(logits) != len(batch.labels):
-        raise ValueError(f"{name}: logits {logits.shape} for {len(batch.labels)} clips")
+def _checked_logits(logits: NDArray, clips: tuple[ClipInfo, ...], name: str) -> NDArray[np.float32]:
+    if logits.ndim != 2 or len(logits) != len(clips):
+        raise ValueError(f"{name}: logits {logits.shape} for {len(clips)} clips")
     broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if broken.size:
-        raise ValueError(
-            f"{name}: logits of clip {batch.clip_ids[broken[0]]!r} are NaN or infinite"
-        )
+        raise ValueError(f"{name}: logits of clip {clips[broken[0]].clip_id!r} are NaN or infinite")
     return np.asarray(logits, np.float32)
 
 
@@ -111,11 +93,11 @@ def widened_interval(draws: NDArray[np.float64], successes: int, trials: int) ->
 
 
 def ranking(
-    logits: NDArray[np.float32], labels: NDArray[np.int32], resamples: intervals.Resamples
+    logits: NDArray[np.float32], targets: NDArray[np.int32], resamples: intervals.Resamples
 ) -> tuple[float, float, detection.RankingMetrics]:
     """ROC AUC, recall and their draws [resamples], means over words of one against the rest."""
     words = range(logits.shape[1])
-    pairs = [(logits[:, word], labels == word) for word in words]
+    pairs = [(logits[:, word], targets == word) for word in words]
     auc = [detection.roc_auc(*pair) for pair in pairs]
     recall = [detection.recall_at_false_positive_rate(*pair, FALSE_POSITIVE_RATE) for pair in pairs]
     draws = [detection.resampled_ranking(*pair, FALSE_POSITIVE_RATE, resamples) for pair in pairs]

@@ -1,6 +1,6 @@
-"""Every model as it is used, listening to streams: thresholds, false accepts per hour, misses.
+"""Every model as it is used, over test streams: false accepts per hour and misses.
 
-Validation streams choose a threshold for each model, test streams are reported; what the numbers
+Thresholds are those that validation streams chose (`stream_thresholds`); what the numbers
 mean is said in stream_metrics.py.
 """
 
@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from wakeword_keras.evaluation.stream_thresholds import StreamChoice, most_useful
 from wakeword_keras.metrics.stream_rule import StreamConfig
+from wakeword_keras.names import INT8
 from wakeword_keras.streams import scoring
 from wakeword_keras.streams.scoring import SplitAudio, StreamModel, StreamSettings, Tracks
 from wakeword_keras.streams.stream_metrics import (
@@ -19,30 +21,12 @@ from wakeword_keras.streams.stream_metrics import (
     StreamMetrics,
     StreamThreshold,
     allowed_events,
-    choose_threshold,
     curve,
     highest_peaks,
     measure,
 )
 
-# Thresholds with more false accepts than that are of no use to anybody.
-USEFUL_PER_HOUR = 60.0
 RULE_OF_THREE = -math.log(0.05)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What validation streams, so many, decided for a model, and what scoring them took.
-
-    Read from a report, it took nothing.
-    """
-
-    threshold: StreamThreshold
-    validation: StreamMetrics
-    streams: int
-    windows: int = 0
-    rescored: int = 0
-    largest_difference_lsb: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +79,7 @@ class StreamReport:
 
 
 def evaluate(
-    validation: SplitAudio | Mapping[str, Choice],
+    thresholds: Mapping[str, StreamChoice],
     test: SplitAudio,
     models: Mapping[str, StreamModel],
     settings: StreamSettings,
@@ -104,7 +88,7 @@ def evaluate(
     """Listen to the streams with every model.
 
     Args:
-      validation: chooses the thresholds; or what was chosen before, for every model.
+      thresholds: what validation streams decided, for every model.
       test: is reported.
       models: by name; "int8" is the one that ships.
       settings: front end and times.
@@ -117,83 +101,36 @@ def evaluate(
       InputError: streams are shorter than a window, or a recording is gone.
       ValueError: a model gives NaN or infinity.
     """
-    chosen = validation
-    if isinstance(chosen, SplitAudio):
-        chosen = _choose(chosen, models, settings, max_false_accepts_per_hour)
-    hours = chosen["int8"].validation.hours
+    hours = thresholds[INT8].validation.hours
     most = allowed_events(max_false_accepts_per_hour, hours)
-    thresholds = {name: chosen[name].threshold for name in models}
+    chosen = {name: thresholds[name].threshold for name in models}
     tests = scoring.score(
         test,
         models,
         settings,
-        _useful(test.hours, most),
-        thresholds={name: threshold.sum for name, threshold in thresholds.items()},
+        most_useful(test.hours, most),
+        thresholds={name: threshold.sum for name, threshold in chosen.items()},
     )
     return StreamReport(
         test.shards.wake_words,
         settings.config,
         max_false_accepts_per_hour,
-        chosen["int8"].streams,
+        thresholds[INT8].streams,
         len(test.streams),
         {
-            name: _model_streams(models[name], chosen[name], tests[name], test, settings)
+            name: _model_streams(models[name], thresholds[name], tests[name], test, settings)
             for name in models
         },
-        tuple(_messages(hours, test.hours, max_false_accepts_per_hour, thresholds)),
+        tuple(_messages(hours, test.hours, max_false_accepts_per_hour, chosen)),
     )
 
 
-def of_report(streams: Mapping[str, Any]) -> dict[str, Choice]:
-    """What a report's thresholds in streams were chosen by.
-
-    Args:
-      streams: "streams" of a report.json.
-
-    Returns:
-      Choice by model name.
-    """
-
-    def metrics(fields: Mapping[str, Any]) -> StreamMetrics:
-        plain: dict[str, Any] = {
-            key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()
-        }
-        return StreamMetrics(**plain)
-
-    return {
-        name: Choice(
-            StreamThreshold(**model["threshold"]),
-            metrics(model["validation"]),
-            streams["validation_streams"],
-        )
-        for name, model in streams["models"].items()
-    }
-
-
-def _choose(
-    validation: SplitAudio,
-    models: Mapping[str, StreamModel],
-    settings: StreamSettings,
-    budget: float,
-) -> dict[str, Choice]:
-    most = allowed_events(budget, validation.hours)
-    scored = scoring.score(validation, models, settings, _useful(validation.hours, most), most)
-    chosen = {}
-    for name, tracks in scored.items():
-        threshold = choose_threshold(tracks, most, settings.config, models[name].output)
-        chosen[name] = Choice(
-            threshold,
-            measure(tracks, threshold.sum, validation, settings.config),
-            len(validation.streams),
-            tracks.windows,
-            tracks.rescored,
-            tracks.largest_difference_lsb or 0.0,
-        )
-    return chosen
-
-
 def _model_streams(
-    model: StreamModel, chosen: Choice, tracks: Tracks, test: SplitAudio, settings: StreamSettings
+    model: StreamModel,
+    chosen: StreamChoice,
+    tracks: Tracks,
+    test: SplitAudio,
+    settings: StreamSettings,
 ) -> ModelStreams:
     exact = model.exact is not None
     return ModelStreams(
@@ -207,10 +144,6 @@ def _model_streams(
         chosen.rescored + tracks.rescored,
         max(chosen.largest_difference_lsb, tracks.largest_difference_lsb or 0.0) if exact else None,
     )
-
-
-def _useful(hours: float, allowed: int) -> float:
-    return max(USEFUL_PER_HOUR * hours, 4 * allowed + 20)
 
 
 def _messages(

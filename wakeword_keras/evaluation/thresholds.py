@@ -1,107 +1,115 @@
-"""The thresholds that models decide with: chosen on validation clips, or read from a report.
+"""The thresholds stage: what each model decides with, for clips and for streams.
 
-A threshold is the one at which 1 % of the validation clips without a wake word fire. How far it
-shifts from a model to a later one has a 95 % interval: bootstrap over validation speakers, both
-models on the same draws.
+Validation data choose them; the report and the bundle read them, and so does a run on other
+recordings. They lie in thresholds.json.
 """
 
+import dataclasses
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from wakeword_keras.evaluation.scores import FALSE_POSITIVE_RATE, Interval, Scores, resample
-from wakeword_keras.metrics import detection, intervals
-
-STEPS = (("fp32", "qat"), ("qat", "int8"), ("fp32", "int8"), ("fp32", "int8_ptq"))
-"""From which model to which; named "fp32_to_qat" and so on."""
+from wakeword_keras.data.shards import CONDITIONS
+from wakeword_keras.errors import InputError
+from wakeword_keras.evaluation import clip_thresholds, stream_thresholds
+from wakeword_keras.evaluation.clip_thresholds import ClipThresholds
+from wakeword_keras.evaluation.run_models import HeldOut, RunModels, open_scorers, score_clips
+from wakeword_keras.evaluation.stream_thresholds import StreamChoice
+from wakeword_keras.files import write_json
+from wakeword_keras.names import VALIDATION
+from wakeword_keras.streams import scoring
+from wakeword_keras.streams.stream_metrics import StreamMetrics, StreamThreshold
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What validation clips decided.
+    """Of every model, for clips and, by model name, for streams (empty without ambient audio)."""
 
-    Attributes:
-      logits: threshold of every model.
-      shift_ci95: interval of the later threshold minus the earlier, by step.
-      positives, negatives: validation clips.
-    """
-
-    logits: Mapping[str, float]
-    shift_ci95: Mapping[str, Interval]
-    positives: int
-    negatives: int
+    clips: ClipThresholds
+    streams: Mapping[str, StreamChoice]
 
 
-def choose(validation: Scores) -> Thresholds:
-    """Choose every model's threshold.
+def choose(models: RunModels, data: HeldOut) -> Thresholds:
+    """Choose every model's thresholds on the validation split.
 
     Args:
-      validation: scores of clips with and without a wake word.
+      models: all of them.
+      data: the held-out data.
 
     Returns:
       Thresholds.
 
     Raises:
-      ValueError: there are no positives or no negatives.
+      InputError: the split lacks a wake word, clips without one or, where there is ambient audio,
+        streams.
+      ValueError: a model gives NaN or infinity.
     """
-    positive = validation.labels >= 0
-    _, resamples = resample(validation)
-    chosen, drawn = {}, {}
-    for name, logits in validation.logits.items():
-        scores = logits.max(axis=1)
-        chosen[name] = detection.threshold_for_false_positive_rate(
-            scores, positive, FALSE_POSITIVE_RATE
-        )
-        if any(name in step for step in STEPS):
-            drawn[name] = _draws(scores, positive, resamples)
-    return Thresholds(
-        chosen,
-        {
-            f"{before}_to_{after}": intervals.percentile_interval(drawn[after] - drawn[before])
-            for before, after in STEPS
-            if before in drawn and after in drawn
-        },
-        int(np.count_nonzero(positive)),
-        int(np.count_nonzero(~positive)),
+    scorers, _ = open_scorers(models)
+    # The device's front end is warm, a test set's cold: one threshold has to serve both.
+    validation = score_clips(data, VALIDATION, CONDITIONS, scorers)
+    clips = clip_thresholds.choose(validation, data.shards.wake_words)
+    if not data.ambient:
+        return Thresholds(clips, {})
+    streams = stream_thresholds.choose(
+        data.split_audio(VALIDATION),
+        scoring.open_models(models.exported),
+        data.stream_settings,
+        data.max_false_accepts_per_hour,
     )
+    return Thresholds(clips, streams)
 
 
-def of_report(report: Mapping[str, Any]) -> Thresholds:
-    """The thresholds that a report was made with.
+def write(thresholds: Thresholds, path: Path) -> None:
+    """Write thresholds.json, atomically."""
+    write_json(path, dataclasses.asdict(thresholds))
 
-    Args:
-      report: a report.json.
+
+def read(path: Path) -> Thresholds:
+    """Read thresholds.json.
 
     Raises:
-      KeyError: it is an older one that lacks a figure.
+      InputError: it is missing, damaged, or holds a threshold that is no finite number.
     """
-    steps = report["quantization_error"]["steps"]
-    return Thresholds(
-        {name: model["threshold"] for name, model in report["models"].items()},
-        {name: tuple(step["threshold_shift_ci95"]) for name, step in steps.items()},
-        report["validation_positives"],
-        report["validation_negatives"],
+    try:
+        content = json.loads(path.read_text())
+        streams = {name: _stream_choice(choice) for name, choice in content["streams"].items()}
+        thresholds = Thresholds(_clip_thresholds(content["clips"]), streams)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: repeat the command that began the run") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}): delete it and repeat the command that began the run"
+        ) from error
+    return thresholds
+
+
+def _clip_thresholds(content: Mapping[str, Any]) -> ClipThresholds:
+    return ClipThresholds(
+        {name: _finite(logit) for name, logit in content["logits"].items()},
+        {step: (float(low), float(high)) for step, (low, high) in content["shift_ci95"].items()},
+        int(content["positives"]),
+        int(content["negatives"]),
     )
 
 
-def _draws(
-    scores: NDArray[np.float32], positive: NDArray[np.bool_], resamples: intervals.Resamples
-) -> NDArray[np.float64]:
-    """`detection.threshold_for_false_positive_rate` under every draw; NaN without negatives."""
-    falling, group = np.unique(-scores.astype(np.float64), return_inverse=True)
-    distinct = -falling
-    drawn = np.full(len(resamples.draws), np.nan)
-    for i, draw in enumerate(resamples.draws):
-        times = draw[resamples.unit_of_clip]
-        present = np.bincount(group, weights=times) > 0
-        negatives = np.cumsum(np.bincount(group, weights=times * ~positive))[present]
-        if not negatives[-1]:
-            continue
-        values = distinct[present]
-        firing = int(np.count_nonzero(negatives / negatives[-1] <= FALSE_POSITIVE_RATE))
-        below = values[min(firing, len(values) - 1)]
-        drawn[i] = (values[max(firing - 1, 0)] + below) / 2
-    return drawn
+def _stream_choice(content: Mapping[str, Any]) -> StreamChoice:
+    threshold = StreamThreshold(**content["threshold"])
+    _finite(threshold.logit)
+    if not (0 <= _finite(threshold.probability) <= 1 and isinstance(threshold.sum, int)):
+        raise ValueError(f"impossible threshold {content['threshold']}")
+    validation: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in content["validation"].items()
+    }
+    return StreamChoice(
+        **{**content, "threshold": threshold, VALIDATION: StreamMetrics(**validation)}
+    )
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"threshold {value} is no finite number")
+    return float(value)

@@ -234,7 +234,7 @@ def _listening(
         "rule": (
             "every stride_ms, for each output, add up probability_table[value + 128] of the last "
             "`windows` values, 0 for those before the first; the output with the largest sum is "
-            "heard if that sum is at least threshold_sum; then none is for refractory_ms"
+            "detected if that sum is at least threshold_sum; then none is for refractory_ms"
         ),
         "threshold_sum": stream_sum,
         "probability_one": stream_rule.PROBABILITY_ONE,
@@ -353,10 +353,10 @@ A logit is `scale * (value - zero_point)` with scale {model["output"]["scale"]:.
 
 - In a stream: invoke every {listening["stride_ms"]} ms and keep, for each output, the sum of \
 `probability_table[value + 128]` over the last {listening["windows"]} values (0 before the first). \
-The largest sum is heard if it is at least **{listening["threshold_sum"]}** (average \
+The largest sum is a detection if it is at least **{listening["threshold_sum"]}** (average \
 {threshold["probability"]:.6g}, chosen on {threshold["chosen_on"]}); then nothing is for \
 {listening["refractory_ms"]} ms. Sums fit 32 bits, unsigned.
-- On a clip alone: the largest value is heard if it is at least **{clip["int8"]}** \
+- On a clip alone: the largest value is a detection if it is at least **{clip["int8"]}** \
 (logit {clip["logit"]:.4f}, probability {clip["probability"]:.4g}).
 
 ## Build it

@@ -2,7 +2,7 @@
 
 The device adds up the probabilities of the last `windows` scores, each a whole number of
 1 / PROBABILITY_ONE from a table of 256 entries, with zeros before the first score; a wake word is
-heard when its sum is the largest and reaches a threshold; then nothing is heard for the refractory
+detected when its sum is the largest and reaches a threshold; then none is for the refractory
 time. Everything that decides here does it with these integers, so that a stream on the device and
 in the report have the same events.
 """

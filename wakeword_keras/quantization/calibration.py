@@ -7,37 +7,17 @@ statistics stay untouched.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import tf_keras as keras
 from numpy.typing import NDArray
 
+from wakeword_keras.data.clips import ClipFeatures
 from wakeword_keras.errors import InputError
 
 BATCH = 64
-
-
-@dataclass(frozen=True)
-class CalibrationSet:
-    """The clips that calibration saw; features float32 [clips, frames, channels]."""
-
-    features: NDArray[np.float32]
-    clip_ids: tuple[str, ...]
-    labels: tuple[str, ...]
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the clip ids in order and of their features."""
-        digest = hashlib.sha256("\n".join(self.clip_ids).encode())
-        digest.update(np.ascontiguousarray(self.features).tobytes())
-        return digest.hexdigest()
-
-    def representative_dataset(self) -> Iterator[list[NDArray[np.float32]]]:
-        """The generator that the TFLite converter asks for: one [1, frames, channels] a clip."""
-        for clip in self.features:
-            yield [clip[np.newaxis]]
 
 
 @dataclass(frozen=True)
@@ -53,6 +33,27 @@ class ActivationRange:
     after: tuple[float, float]
     clipped_before: float
     clipped_after: float
+
+
+def representative_dataset(features: NDArray[np.float32]) -> Callable[[], Iterator[list]]:
+    """What the TFLite converter asks for: a function that gives one [1, frames, channels] a clip.
+
+    Args:
+      features: float32 [clips, frames, channels], of the calibration clips.
+    """
+
+    def clips() -> Iterator[list]:
+        for clip in features:
+            yield [clip[np.newaxis]]
+
+    return clips
+
+
+def sha256(calibrated: ClipFeatures) -> str:
+    """Hash of the clip ids in order and of their features."""
+    digest = hashlib.sha256("\n".join(clip.clip_id for clip in calibrated.clips).encode())
+    digest.update(np.ascontiguousarray(calibrated.features).tobytes())
+    return digest.hexdigest()
 
 
 def choose_clips(labels: Sequence[str], clips: int, seed: int) -> NDArray[np.int64]:

@@ -19,9 +19,10 @@ from matplotlib.ticker import MaxNLocator
 
 from wakeword_keras.errors import InputError
 from wakeword_keras.files import write_bytes
+from wakeword_keras.names import FP32, INT8, INT8_PTQ
 from wakeword_keras.report import style, verdicts
 
-MODELS = ("fp32", "int8_ptq", "int8")
+MODELS = (FP32, INT8_PTQ, INT8)
 _COUNTS = ("clips", "positives", "speakers")
 _MOST_SETTINGS = 4
 
@@ -191,7 +192,7 @@ def table(runs: Sequence[ComparedRun]) -> str:
 def _row(run: ComparedRun) -> tuple[str, ...]:
     models, error = run.report["models"], run.report["quantization_error"]
     accuracy = [f"{100 * models[model]['accuracy']:.2f}" for model in MODELS]
-    int8 = models["int8"]
+    int8 = models[INT8]
     drop = _with_interval(error["relative_accuracy_drop"], error["accuracy_drop_ci95"], "+.2f")
     return (
         run.name,
@@ -208,7 +209,7 @@ def _row(run: ComparedRun) -> tuple[str, ...]:
 def _streams(run: ComparedRun) -> tuple[str, str]:
     if "streams" not in run.report:
         return "-", "-"
-    test = run.report["streams"]["models"]["int8"]["test"]
+    test = run.report["streams"]["models"][INT8]["test"]
     return f"{test['false_accepts_per_hour']:.2f}", f"{100 * test['miss_rate']:.2f}"
 
 
@@ -267,7 +268,7 @@ def _draw(panels: Sequence[Axes], y: float, run: ComparedRun, model: str) -> Non
     metrics, error = run.report["models"][model], run.report["quantization_error"]
     _point(panels[0], y, model, metrics["accuracy"], metrics["accuracy_ci95"])
     _point(panels[1], y, model, metrics["recall_at_fpr_0_01"], metrics["recall_ci95"])
-    if model == "int8":
+    if model == INT8:
         drop, interval = error["relative_accuracy_drop"], error["accuracy_drop_ci95"]
         _point(panels[2], y, model, drop, interval)
     # Reports of earlier versions hold the step to INT8 alone.

@@ -17,13 +17,14 @@ from wakeword_keras.evaluation.quantization_error import STEPS
 from wakeword_keras.evaluation.scores import decisions, share_interval
 from wakeword_keras.evaluation.stream_evaluation import StreamReport
 from wakeword_keras.metrics import detection
+from wakeword_keras.names import FP32, FP32_TFLITE, INT8, INT8_PTQ
 from wakeword_keras.report import error_plots, plots
 from wakeword_keras.report.style import MODEL_NAMES
 
 MOST_LABELS = 15
 """Labels that the page shows of the confusables; report.json holds all."""
-# The curves of the other two lie on those of "fp32" and "int8".
-_CURVE_MODELS = ("fp32", "int8_ptq", "int8")
+# The curves of the other two lie on those of FP32 and INT8.
+_CURVE_MODELS = (FP32, INT8_PTQ, INT8)
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,13 @@ def _curves(report: EvaluationReport) -> Iterator[tuple[str, Figure]]:
             share_interval(~fired[positive], speakers[positive].tolist()),
         )
     yield "roc", plots.roc(curves, points)
-    yield "det", plots.det(curves, points, {"int8": spans["int8"]})
+    yield "det", plots.det(curves, points, {INT8: spans[INT8]})
 
 
 def _stream_figure(streams: StreamReport) -> Figure:
     curves, points = {}, {}
     for name, model in streams.models.items():
-        label = "fp32" if name == "fp32_tflite" else name
+        label = FP32 if name == FP32_TFLITE else name
         curves[label] = (model.curve.false_accepts_per_hour, model.curve.miss_rate)
         points[label] = (model.test.false_accepts_per_hour, model.test.miss_rate)
     return plots.det_streams(curves, points, streams.max_false_accepts_per_hour)
@@ -118,7 +119,7 @@ def _confusables_figure(findings: Findings) -> Figure:
             [label.models[name].mean_probability for label in shown],
             [label.models[name].highest_probability for label in shown],
         )
-        for name in ("fp32", "int8")
+        for name in (FP32, INT8)
     }
     thresholds = {name: models[name].threshold_probability for name in ends}
     return error_plots.confusables([label.label for label in shown], ends, thresholds)
@@ -126,13 +127,13 @@ def _confusables_figure(findings: Findings) -> Figure:
 
 def _logit_figure(report: EvaluationReport) -> Figure:
     logits, models = report.scores.logits, report.models
-    decided = {name: decisions(logits[name], models[name].threshold) for name in ("fp32", "int8")}
+    decided = {name: decisions(logits[name], models[name].threshold) for name in (FP32, INT8)}
     return error_plots.logits(
-        logits["fp32"].max(axis=1),
-        logits["int8"].max(axis=1),
-        report.scores.labels >= 0,
-        decided["fp32"] != decided["int8"],
-        (models["fp32"].threshold, models["int8"].threshold),
+        logits[FP32].max(axis=1),
+        logits[INT8].max(axis=1),
+        report.scores.targets >= 0,
+        decided[FP32] != decided[INT8],
+        (models[FP32].threshold, models[INT8].threshold),
     )
 
 

@@ -12,6 +12,16 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from wakeword_keras.names import (
+    FP32,
+    FP32_ONNX,
+    FP32_TFLITE,
+    INT8,
+    INT8_ONNX,
+    INT8_PTQ,
+    QAT,
+)
+
 INK, RULE, PAPER = "#2b2f36", "#cdd2da", "#f7f8fa"
 BLUE, ORANGE, GREEN, PURPLE, RED = "#3b82f6", "#e08a1e", "#10a37f", "#a855f7", "#ef4444"
 STYLE: dict[Any, Any] = {
@@ -32,19 +42,19 @@ STYLE: dict[Any, Any] = {
 } | dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color"), INK)
 STYLE["ytick.color"] = INK
 MODEL_NAMES = {
-    "fp32": "FP32",
-    "fp32_tflite": "FP32 TFLite",
-    "qat": "QAT",
-    "int8_ptq": "INT8 PTQ",
-    "int8": "INT8",
-    "fp32_onnx": "FP32 ONNX",
-    "int8_onnx": "INT8 ONNX",
+    FP32: "FP32",
+    FP32_TFLITE: "FP32 TFLite",
+    QAT: "QAT",
+    INT8_PTQ: "INT8 PTQ",
+    INT8: "INT8",
+    FP32_ONNX: "FP32 ONNX",
+    INT8_ONNX: "INT8 ONNX",
 }
 # Colour and line of each model, so that two curves on top of each other can still be told apart.
 _MODEL_LINES: dict[str, dict[str, Any]] = {
-    "fp32": {"color": BLUE, "linewidth": 3.2, "alpha": 0.55},
-    "int8_ptq": {"color": ORANGE, "linestyle": (0, (4, 2))},
-    "int8": {"color": GREEN, "linewidth": 1.4},
+    FP32: {"color": BLUE, "linewidth": 3.2, "alpha": 0.55},
+    INT8_PTQ: {"color": ORANGE, "linestyle": (0, (4, 2))},
+    INT8: {"color": GREEN, "linewidth": 1.4},
 }
 
 

@@ -11,6 +11,7 @@ from wakeword_keras.evaluation.quantization_error import QuantizationError
 from wakeword_keras.evaluation.runtime_agreement import Agreement
 from wakeword_keras.evaluation.stream_evaluation import RULE_OF_THREE, StreamReport
 from wakeword_keras.metrics import intervals
+from wakeword_keras.names import FP32, FP32_ONNX, FP32_TFLITE, INT8, INT8_ONNX
 
 DROP_LIMIT = 0.02
 DROP_AIM = 0.002
@@ -59,7 +60,7 @@ def verdicts(findings: Findings) -> tuple[Verdict, ...]:
         parity(findings.evaluated.quantization_error),
         false_accepts(findings.streams),
         calibrated(findings.coverage),
-        fully_int8(findings.tensors["int8"]),
+        fully_int8(findings.tensors[INT8]),
         same_on_device(findings.on_device),
         same_in_onnx(findings.agreements),
     )
@@ -80,7 +81,7 @@ def accuracy(report: EvaluationReport) -> Verdict:
     drop, (low, high) = error.relative_accuracy_drop, error.accuracy_drop_ci95
     if not error.decisions_flipped:
         unseen = error.steps["fp32_to_int8"].decisions_flipped_ci95[1] / error.clips
-        high = max(high, unseen / report.models["fp32"].accuracy)
+        high = max(high, unseen / report.models[FP32].accuracy)
     if drop <= DROP_AIM:
         level, judged = "good", f"Within the aim of {percent(DROP_AIM, 1)}."
     elif drop <= DROP_LIMIT:
@@ -126,9 +127,9 @@ def false_accepts(streams: StreamReport | None) -> Verdict:
     """INT8's false accepts per hour on test streams against the budget."""
     line = "false accepts"
     if streams is None:
-        detail = "No stream was heard: train with ambient audio to know."
+        detail = "No stream was scored: train with ambient audio to know."
         return Verdict(line, "open", "False accepts per hour not measured", detail)
-    budget, test = streams.max_false_accepts_per_hour, streams.models["int8"].test
+    budget, test = streams.max_false_accepts_per_hour, streams.models[INT8].test
     # None in too few hours shows less than it seems: the upper bound has to keep the budget.
     if test.false_accepts_per_hour_upper95 <= budget:
         level, judged = "good", f"within the budget of {budget:g} with 95 % confidence"
@@ -140,7 +141,7 @@ def false_accepts(streams: StreamReport | None) -> Verdict:
         )
     else:
         level, judged = "poor", f"over the budget of {budget:g}"
-    if not streams.models["int8"].threshold.within_budget:
+    if not streams.models[INT8].threshold.within_budget:
         level, judged = "poor", f"{judged}; no threshold kept it on validation"
     low, high = test.false_accepts_per_hour_ci95
     missed_low, missed_high = test.miss_rate_ci95
@@ -159,7 +160,7 @@ def calibrated(coverage: Coverage) -> Verdict:
     sets = f"{coverage.clips_calibration} calibration and {coverage.clips_checked} test clips"
     warnings = " ".join(f"{warning[:1].upper()}{warning[1:]}." for warning in coverage.warnings)
     if not coverage.disjoint:
-        return Verdict("calibration", "poor", "Calibration heard test clips", warnings)
+        return Verdict("calibration", "poor", "Calibration used test clips", warnings)
     apart = f"{sets} share no clip, neither by name nor by sound."
     if warnings:
         count = len(coverage.warnings)
@@ -185,7 +186,7 @@ def fully_int8(tensors: dict[str, int]) -> Verdict:
 
 def same_on_device(checks: Sequence[MicroCheck]) -> Verdict:
     """Whether TFLite Micro gives what the reference kernels gave, on which the report rests."""
-    found = next((check for check in checks if check.model == "int8"), None)
+    found = next((check for check in checks if check.model == INT8), None)
     if found is None:
         detail = "Needs: pip install 'wakeword_keras[firmware]', then evaluate again."
         return Verdict("device", "open", "Not run on TFLite Micro", detail)
@@ -205,11 +206,11 @@ def same_on_device(checks: Sequence[MicroCheck]) -> Verdict:
 def same_in_onnx(agreements: Sequence[Agreement]) -> Verdict:
     """Whether the ONNX files are the models that they were translated from."""
     line, pairs = "ONNX", {(pair.reference, pair.model): pair for pair in agreements}
-    if ("int8", "int8_onnx") not in pairs:
+    if (INT8, INT8_ONNX) not in pairs:
         detail = "Export needs: pip install 'wakeword_keras[onnx]'."
         return Verdict(line, "open", "No ONNX files", detail)
-    exact, int8 = pairs["fp32", "fp32_onnx"], pairs["int8", "int8_onnx"]
-    size = max(pairs["fp32_tflite", "fp32_onnx"].size_ratio, int8.size_ratio)
+    exact, int8 = pairs[FP32, FP32_ONNX], pairs[INT8, INT8_ONNX]
+    size = max(pairs[FP32_TFLITE, FP32_ONNX].size_ratio, int8.size_ratio)
     held = (
         int8.decisions_equal >= ONNX_DECISIONS_LIMIT,
         exact.max_abs_error <= ONNX_FLOAT_LIMIT,

@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -22,13 +22,13 @@ class RunDirectory:
       directory: made if it does not exist.
       settings: by "name" or "part.name", everything that decides what the run computes; plain JSON
         types.
-      stages: names in their order.
+      stages: in their order, each with the file, relative to the directory, that it writes last.
 
     Raises:
       InputError: the directory holds a run of another configuration.
     """
 
-    def __init__(self, directory: str | Path, settings: dict, stages: Sequence[str]) -> None:
+    def __init__(self, directory: str | Path, settings: dict, stages: Mapping[str, str]) -> None:
         self.directory = Path(directory)
         self._stages = stages
         path = self.directory / "run.json"
@@ -57,13 +57,25 @@ class RunDirectory:
         write_json(self.path("run.json"), self.record)
 
     def done(self, stage: str) -> bool:
-        """Whether a stage is complete."""
-        return self.record.get("stages", {}).get(stage, {}).get("status") == "done"
+        """Whether a stage is complete and the file that it writes last is there."""
+        status = self.record.get("stages", {}).get(stage, {}).get("status")
+        return status == "done" and self.directory.joinpath(self._stages[stage]).exists()
+
+    def forget(self, stages: Iterable[str]) -> None:
+        """Let stages be done again."""
+        for stage in stages:
+            self.record["stages"].pop(stage, None)
+
+    def once(self, stage: str, work: Callable[[], None]) -> None:
+        """Do a stage's work unless it is done."""
+        if not self.done(stage):
+            with self._running(stage):
+                work()
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def _running(self, name: str) -> Iterator[None]:
         """Mark a stage as running, then as done with the seconds it took in all."""
-        number = f"[{self._stages.index(name) + 1}/{len(self._stages)}]"
+        number = f"[{list(self._stages).index(name) + 1}/{len(self._stages)}]"
         print(f"{number} {name}", flush=True)
         before = self.record["stages"].get(name, {}).get("seconds", 0.0)
         config_hash = hash_of(self.record["config"])

@@ -1,12 +1,11 @@
 """A finished run on recordings that it has not seen: its own thresholds, other clips and streams.
 
-Thresholds are those that the run's report was made with, as the device has them; nothing is chosen
-on the other data. Clips that trained or validated the run are left out.
+Thresholds are those of the run's thresholds.json, as the device has them; nothing is chosen on the
+other data. Clips that trained or validated the run are left out.
 """
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,13 +14,14 @@ from numpy.typing import NDArray
 
 from wakeword_keras.audio import audio_file
 from wakeword_keras.data import ambient
-from wakeword_keras.data.corpus import POSITIVE, TEST, Clip, Corpus, read_corpus
+from wakeword_keras.data.corpus import Clip, Corpus, read_corpus
 from wakeword_keras.data.recordings import few
 from wakeword_keras.data.shards import Shards, fit_length, read_audio, write_shards
 from wakeword_keras.errors import InputError
-from wakeword_keras.evaluation import stream_evaluation, thresholds
-from wakeword_keras.evaluation.findings import Chosen, HeldOut, measure
+from wakeword_keras.evaluation.findings import measure
+from wakeword_keras.evaluation.run_models import HeldOut
 from wakeword_keras.files import write_json
+from wakeword_keras.names import POSITIVE, TEST, TRAIN, VALIDATION
 from wakeword_keras.report import report
 from wakeword_keras.run import pipeline
 from wakeword_keras.run.directory import hash_of
@@ -43,13 +43,13 @@ def evaluate(
       out_dir: where report.html, report.json and pictures go.
 
     Raises:
-      InputError: the run is not finished, or its report is of an earlier version; the recordings
+      InputError: the run is not finished, or its thresholds are damaged; the recordings
         lack a wake word, or the run a threshold for streams.
     """
     out = Path(out_dir)
     if out.resolve() in (Path(config.run_dir).resolve(), Path(config.run_dir, "report").resolve()):
         raise InputError(f"`report_dir`={out}: the run's own report lies there; name another")
-    chosen = _chosen(config.run_dir)
+    chosen = pipeline.open_thresholds(config)
     if ambient_dirs and not chosen.streams:
         raise InputError(
             f"`ambient_dir`: {config.run_dir} has no threshold for streams; train a run with "
@@ -57,7 +57,7 @@ def evaluate(
         )
     corpus = read_corpus(data_dirs, config.corpus, only=TEST)
     run, shards, models = pipeline.open_finished(config)
-    corpus = _unheard(corpus, shards)
+    corpus = _without_the_runs_own(corpus, shards)
     if ambient_dirs:
         corpus = ambient.join_test(corpus, ambient_dirs, config.corpus)
     for message in corpus.messages:
@@ -67,37 +67,20 @@ def evaluate(
         config.frontend,
         corpus.streams,
         config.max_false_accepts_per_hour,
-        chosen,
     )
-    # Exported after the report was made: there is no threshold to judge them by.
+    # Exported after the thresholds were chosen: there is none to judge them by.
     judged = {name: path for name, path in models.onnx.items() if name in chosen.clips.logits}
     models = dataclasses.replace(models, onnx=judged)
-    report.write(measure(models, data), run.directory, out)
+    report.write(measure(models, data, chosen), run.directory, out)
     write_json(out / "corpus.json", corpus.summary())
     print(f"report: {out / 'report.html'}")
 
 
-def _chosen(run_dir: str) -> Chosen:
-    """The thresholds that a run's report was made with."""
-    path = Path(run_dir, "report", "report.json")
-    if not path.is_file():
-        raise InputError(
-            f"`run_dir`={run_dir} holds no report: repeat the command that began the run "
-            f"(its settings: {Path(run_dir, 'run.flags')})"
-        )
-    said = json.loads(path.read_text())
-    try:
-        streams = stream_evaluation.of_report(said["streams"]) if "streams" in said else {}
-        return Chosen(thresholds.of_report(said), streams)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is of an earlier version: evaluate {run_dir} again") from error
-
-
-def _unheard(corpus: Corpus, shards: Shards) -> Corpus:
+def _without_the_runs_own(corpus: Corpus, shards: Shards) -> Corpus:
     """The corpus without clips that sound like one the run was trained or chosen on."""
-    heard = {
+    own = {
         _digest(samples)
-        for split in ("train", "validation")
+        for split in (TRAIN, VALIDATION)
         for samples in read_audio(shards, split)
         if samples.any()
     }
@@ -105,7 +88,7 @@ def _unheard(corpus: Corpus, shards: Shards) -> Corpus:
     dropped: list[Clip] = []
     for clip in corpus.clips:
         samples = audio_file.read(clip.path, clip.start_s, clip.duration_s)
-        known = _digest(fit_length(samples, shards.clip_samples)) in heard
+        known = _digest(fit_length(samples, shards.clip_samples)) in own
         (dropped if known else kept).append(clip)
     if not dropped:
         return corpus

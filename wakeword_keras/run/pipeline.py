@@ -4,8 +4,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import tf_keras as keras
@@ -14,6 +15,7 @@ from wakeword_keras import models
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.audio.features import FrontendConfig, compute
 from wakeword_keras.data import ambient
+from wakeword_keras.data.clips import ClipFeatures
 from wakeword_keras.data.corpus import Clip, Corpus, CorpusConfig, read_corpus
 from wakeword_keras.data.shards import (
     CONDITIONS,
@@ -25,9 +27,23 @@ from wakeword_keras.data.shards import (
     write_shards,
 )
 from wakeword_keras.errors import InputError
-from wakeword_keras.evaluation.findings import Findings, HeldOut, RunModels, measure
+from wakeword_keras.evaluation import thresholds
+from wakeword_keras.evaluation.findings import measure
+from wakeword_keras.evaluation.run_models import HeldOut, RunModels
+from wakeword_keras.evaluation.thresholds import Thresholds
 from wakeword_keras.files import write_bytes, write_json
 from wakeword_keras.firmware import bundle
+from wakeword_keras.names import (
+    FP32_ONNX,
+    FP32_TFLITE,
+    INT8,
+    INT8_ONNX,
+    INT8_PTQ,
+    ONNX_FILES,
+    TFLITE_FILES,
+    TRAIN,
+    VALIDATION,
+)
 from wakeword_keras.onnx import translate
 from wakeword_keras.quantization import calibration, fake_quantize, finetuning
 from wakeword_keras.report import report
@@ -38,15 +54,18 @@ from wakeword_keras.training import loop
 from wakeword_keras.training.batches import DataConfig
 from wakeword_keras.training.loop import LossConfig, TrainConfig
 
-STAGES = ("corpus", "fp32", "calibration", "qat", "export", "report", "firmware")
-TFLITE_FILES = {
-    "fp32_tflite": "model_fp32.tflite",
-    "int8_ptq": "model_int8_ptq.tflite",
-    "int8": "model_int8.tflite",
+# In their order, each with the file that it writes last: a stage whose file is lost is not done.
+STAGES = {
+    "corpus": "corpus.json",
+    "fp32": "fp32/model.keras",
+    "calibration": "calibration.json",
+    "qat": "qat/model.weights.h5",
+    "export": "export/export.json",
+    "thresholds": "thresholds.json",
+    "report": "report/report.json",
+    "firmware": "firmware/manifest.json",
 }
-# The models again as ONNX: name, file and the TFLite file they are translated from.
-ONNX_FILES = {"fp32_onnx": "model_fp32.onnx", "int8_onnx": "model_int8.onnx"}
-_TRANSLATED_FROM = {"fp32_onnx": "fp32_tflite", "int8_onnx": "int8"}
+_TRANSLATED_FROM = {FP32_ONNX: FP32_TFLITE, INT8_ONNX: INT8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,18 +128,18 @@ def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> N
     """
     keras.utils.set_random_seed(config.seed)
     run = RunDirectory(config.run_dir, _settings(config), STAGES)
-    for stage in again:
-        run.record["stages"].pop(stage, None)
+    run.forget(again)
     if flagfile:
         write_bytes(run.path("run.flags"), flagfile.encode())
     shards = _corpus(run, config)
     fp32 = _fp32(run, config, shards)
     calibration_set = _calibration_set(config, shards)
     qat = _qat(run, config, shards, fp32, calibration_set)
-    _export(run, fp32, qat, calibration_set)
-    if not (run.done("report") and run.done("firmware")):
-        run_models = _run_models(run, shards, fp32, qat, calibration_set)
-        _firmware(run, config, _report(run, config, shards, run_models))
+    run.once("export", lambda: _export(run, fp32, qat, calibration_set))
+    run_models = _run_models(run, shards, fp32, qat, calibration_set)
+    run.once("thresholds", lambda: _thresholds(run, config, shards, run_models))
+    run.once("report", lambda: _report(run, config, shards, run_models))
+    run.once("firmware", lambda: _firmware(run, config, shards.wake_words))
     print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
 
 
@@ -150,40 +169,54 @@ def open_finished(config: RunConfig) -> tuple[RunDirectory, Shards, RunModels]:
     return run, shards, _run_models(run, shards, fp32, qat, calibration_set)
 
 
+def open_thresholds(config: RunConfig) -> Thresholds:
+    """The thresholds of a run.
+
+    Raises:
+      InputError: thresholds.json is missing or damaged.
+    """
+    return thresholds.read(Path(config.run_dir, "thresholds.json"))
+
+
 def _run_models(
     run: RunDirectory,
     shards: Shards,
     fp32: keras.Model,
     qat: keras.Model,
-    calibration_set: calibration.CalibrationSet,
+    calibration_set: ClipFeatures,
 ) -> RunModels:
     exported = {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
     translated = {name: run.path("export", file) for name, file in ONNX_FILES.items()}
     translated = {name: path for name, path in translated.items() if path.exists()}
-    labels = tuple(clip.label for clip in shards.clips["train"])
+    labels = tuple(clip.label for clip in shards.clips[TRAIN])
     return RunModels(fp32, qat, exported, translated, calibration_set, labels)
 
 
 def _corpus(run: RunDirectory, config: RunConfig) -> Shards:
     """Clips as shards; recordings are read again only where their shards are gone."""
-    if run.done("corpus") and (shards := open_shards(run.record["shards"])):
-        return shards
-    with run.stage("corpus"):
-        corpus = gather_corpus(config)
-        for message in corpus.messages:
-            print(message, flush=True)
-        if run.record.setdefault("data_sha256", corpus.sha256) != corpus.sha256:
-            raise InputError(
-                f"the recordings are not those that {config.run_dir} was made from: "
-                "put them back, or give another `run_dir`"
-            )
-        write_json(run.path("corpus.json"), corpus.summary() | {"sha256": corpus.sha256})
-        if corpus.streams:
-            pieces = [asdict(p) | {"path": os.path.abspath(p.path)} for p in corpus.streams]
-            write_json(run.path("streams.json"), {"pieces": pieces})
-        shards = write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
-        run.record["shards"] = str(shards.directory)
-        return shards
+    if run.done("corpus") and not open_shards(run.record["shards"]):
+        run.forget(["corpus"])
+    run.once("corpus", lambda: _read_corpus(run, config))
+    shards = open_shards(run.record["shards"])
+    assert shards is not None, "the stage has just written them"
+    return shards
+
+
+def _read_corpus(run: RunDirectory, config: RunConfig) -> None:
+    corpus = gather_corpus(config)
+    for message in corpus.messages:
+        print(message, flush=True)
+    if run.record.setdefault("data_sha256", corpus.sha256) != corpus.sha256:
+        raise InputError(
+            f"the recordings are not those that {config.run_dir} was made from: "
+            "put them back, or give another `run_dir`"
+        )
+    write_json(run.path("corpus.json"), corpus.summary() | {"sha256": corpus.sha256})
+    if corpus.streams:
+        pieces = [asdict(p) | {"path": os.path.abspath(p.path)} for p in corpus.streams]
+        write_json(run.path("streams.json"), {"pieces": pieces})
+    shards = write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
+    run.record["shards"] = str(shards.directory)
 
 
 def gather_corpus(config: RunConfig) -> Corpus:
@@ -199,7 +232,7 @@ def gather_corpus(config: RunConfig) -> Corpus:
 
 def _training_data(config: RunConfig, shards: Shards) -> loop.TrainingData:
     validation = tuple(
-        split_features(shards, "validation", config.frontend, condition) for condition in CONDITIONS
+        split_features(shards, VALIDATION, config.frontend, condition) for condition in CONDITIONS
     )
     return loop.TrainingData(
         shards,
@@ -213,36 +246,30 @@ def _training_data(config: RunConfig, shards: Shards) -> loop.TrainingData:
 
 
 def _fp32(run: RunDirectory, config: RunConfig, shards: Shards) -> keras.Model:
+    run.once("fp32", lambda: _train(run, config, shards))
+    return keras.models.load_model(run.path("fp32", "model.keras"), compile=False)
+
+
+def _train(run: RunDirectory, config: RunConfig, shards: Shards) -> None:
     path = run.path("fp32", "model.keras")
-    if not run.done("fp32"):
-        with run.stage("fp32"):
-            frames = config.frontend.num_frames(shards.clip_samples)
-            model = models.build(
-                config.model, frames, config.frontend.channels, len(shards.wake_words)
-            )
-            loop.train(
-                model, _training_data(config, shards), config.loss, config.train, path.parent
-            )
-            partial = path.with_suffix(".partial.keras")
-            model.save(partial)
-            os.replace(partial, path)
-    return keras.models.load_model(path, compile=False)
+    frames = config.frontend.num_frames(shards.clip_samples)
+    model = models.build(config.model, frames, config.frontend.channels, len(shards.wake_words))
+    loop.train(model, _training_data(config, shards), config.loss, config.train, path.parent)
+    partial = path.with_suffix(".partial.keras")
+    model.save(partial)
+    os.replace(partial, path)
 
 
-def _calibration_set(config: RunConfig, shards: Shards) -> calibration.CalibrationSet:
+def _calibration_set(config: RunConfig, shards: Shards) -> ClipFeatures:
     """Features of a stratified choice of training clips."""
-    clips = shards.clips["train"]
+    clips = shards.clips[TRAIN]
     chosen = calibration.choose_clips(
         [clip.label for clip in clips], config.calibration_clips, config.seed
     )
     wanted = set(chosen.tolist())
-    audio = (clip for i, clip in enumerate(read_audio(shards, "train")) if i in wanted)
+    audio = (clip for i, clip in enumerate(read_audio(shards, TRAIN)) if i in wanted)
     features = np.concatenate([compute(clip[None], config.frontend) for clip in audio])
-    return calibration.CalibrationSet(
-        features,
-        tuple(clips[i].clip_id for i in chosen),
-        tuple(clips[i].label for i in chosen),
-    )
+    return ClipFeatures(tuple(clips[i] for i in chosen), features)
 
 
 def _qat(
@@ -250,36 +277,49 @@ def _qat(
     config: RunConfig,
     shards: Shards,
     fp32: keras.Model,
-    calibration_set: calibration.CalibrationSet,
+    calibration_set: ClipFeatures,
 ) -> keras.Model:
     qat = fake_quantize.quantize(fp32, config.frontend.input_affine)
-    weights = run.path("qat", "model.weights.h5")
-    if run.done("qat"):
-        qat.load_weights(weights)
-        return qat
-    with run.stage("calibration"):
-        ranges = calibration.calibrate(qat, fp32, calibration_set.features)
-        write_json(run.path("calibration.json"), _calibration_record(calibration_set, ranges))
-    with run.stage("qat"):
-        data = _training_data(config, shards)
-        finetuning.finetune(qat, fp32, data, config.loss, config.qat, weights.parent)
-        partial = weights.with_name("partial.weights.h5")
-        qat.save_weights(partial)
-        os.replace(partial, weights)
+    if not run.done("qat"):
+        run.forget(["calibration"])  # QAT starts from ranges that lie in memory alone
+    run.once("calibration", lambda: _calibrate(run, qat, fp32, calibration_set))
+    run.once("qat", lambda: _finetune(run, config, shards, fp32, qat))
+    qat.load_weights(run.path("qat", "model.weights.h5"))
     return qat
 
 
+def _calibrate(
+    run: RunDirectory,
+    qat: keras.Model,
+    fp32: keras.Model,
+    calibration_set: ClipFeatures,
+) -> None:
+    ranges = calibration.calibrate(qat, fp32, calibration_set.features)
+    write_json(run.path("calibration.json"), _calibration_record(calibration_set, ranges))
+
+
+def _finetune(
+    run: RunDirectory, config: RunConfig, shards: Shards, fp32: keras.Model, qat: keras.Model
+) -> None:
+    weights = run.path("qat", "model.weights.h5")
+    data = _training_data(config, shards)
+    finetuning.finetune(qat, fp32, data, config.loss, config.qat, weights.parent)
+    partial = weights.with_name("partial.weights.h5")
+    qat.save_weights(partial)
+    os.replace(partial, weights)
+
+
 def _calibration_record(
-    calibration_set: calibration.CalibrationSet, ranges: list[calibration.ActivationRange]
+    calibration_set: ClipFeatures, ranges: list[calibration.ActivationRange]
 ) -> dict:
-    labels, counts = np.unique(calibration_set.labels, return_counts=True)
+    labels, counts = np.unique([clip.label for clip in calibration_set.clips], return_counts=True)
     return {
         "split": "train",
-        "clips": len(calibration_set.clip_ids),
+        "clips": len(calibration_set),
         "clips_by_label": dict(zip(labels.tolist(), counts.tolist(), strict=True)),
-        "sha256": calibration_set.sha256,
+        "sha256": calibration.sha256(calibration_set),
         "activations": [asdict(activation) for activation in ranges],
-        "clip_ids": calibration_set.clip_ids,
+        "clip_ids": [clip.clip_id for clip in calibration_set.clips],
     }
 
 
@@ -287,21 +327,18 @@ def _export(
     run: RunDirectory,
     fp32: keras.Model,
     qat: keras.Model,
-    calibration_set: calibration.CalibrationSet,
+    calibration_set: ClipFeatures,
 ) -> None:
-    if run.done("export"):
-        return
-    with run.stage("export"):
-        dataset_fn = calibration_set.representative_dataset
-        converters: dict[str, Callable[[], bytes]] = {
-            "fp32_tflite": lambda: convert.float_model(fp32),
-            "int8_ptq": lambda: convert.int8_model(fp32, dataset_fn),
-            "int8": lambda: convert.int8_model(qat, dataset_fn),
-        }
-        for name, converted in converters.items():
-            write_bytes(run.path("export", TFLITE_FILES[name]), converted())
-        _export_onnx(run)
-        write_json(run.path("export", "export.json"), _export_record(run))
+    dataset_fn = calibration.representative_dataset(calibration_set.features)
+    converters: dict[str, Callable[[], bytes]] = {
+        FP32_TFLITE: lambda: convert.float_model(fp32),
+        INT8_PTQ: lambda: convert.int8_model(fp32, dataset_fn),
+        INT8: lambda: convert.int8_model(qat, dataset_fn),
+    }
+    for name, converted in converters.items():
+        write_bytes(run.path("export", TFLITE_FILES[name]), converted())
+    _export_onnx(run)
+    write_json(run.path("export", "export.json"), _export_record(run))
 
 
 def _export_onnx(run: RunDirectory) -> None:
@@ -331,38 +368,41 @@ def _export_record(run: RunDirectory) -> dict:
     return {"files": files, "qat_weights_sha256": hashlib.sha256(weights).hexdigest()}
 
 
-def _report(
-    run: RunDirectory, config: RunConfig, shards: Shards, run_models: RunModels
-) -> Findings:
-    ambient_pieces: list[Clip] = []
+def _held_out(run: RunDirectory, config: RunConfig, shards: Shards) -> HeldOut:
+    pieces: list[Clip] = []
     if config.ambient_dir:
-        pieces = json.loads(run.path("streams.json").read_text())["pieces"]
-        ambient_pieces = [Clip(**piece) for piece in pieces]
-    with run.stage("report"):
-        findings = measure(
-            run_models,
-            HeldOut(shards, config.frontend, ambient_pieces, config.max_false_accepts_per_hour),
-        )
-        report.write(findings, run.directory)
-    return findings
+        recorded = json.loads(run.path("streams.json").read_text())["pieces"]
+        pieces = [Clip(**piece) for piece in recorded]
+    return HeldOut(shards, config.frontend, pieces, config.max_false_accepts_per_hour)
 
 
-def _firmware(run: RunDirectory, config: RunConfig, findings: Findings) -> None:
-    evaluated, streams = findings.evaluated, findings.streams
-    with run.stage("firmware"):
-        bundle.write_bundle(
-            run.path("export", TFLITE_FILES["int8"]),
-            run.path("firmware"),
-            wake_words=evaluated.wake_words,
-            frontend=config.frontend,
-            clip_ms=config.corpus.clip_ms,
-            threshold_logit=evaluated.models["int8"].threshold,
-            stream_sum=None if streams is None else streams.models["int8"].threshold.sum,
-            hashes={
-                "corpus": run.record["data_sha256"],
-                "config": hash_of(run.record["config"]),
-            },
-        )
+def _thresholds(
+    run: RunDirectory, config: RunConfig, shards: Shards, run_models: RunModels
+) -> None:
+    chosen = thresholds.choose(run_models, _held_out(run, config, shards))
+    thresholds.write(chosen, run.path("thresholds.json"))
+
+
+def _report(run: RunDirectory, config: RunConfig, shards: Shards, run_models: RunModels) -> None:
+    data = _held_out(run, config, shards)
+    report.write(measure(run_models, data, open_thresholds(config)), run.directory)
+
+
+def _firmware(run: RunDirectory, config: RunConfig, wake_words: Sequence[str]) -> None:
+    chosen = open_thresholds(config)
+    bundle.write_bundle(
+        run.path("export", TFLITE_FILES["int8"]),
+        run.path("firmware"),
+        wake_words=wake_words,
+        frontend=config.frontend,
+        clip_ms=config.corpus.clip_ms,
+        threshold_logit=chosen.clips.logits[INT8],
+        stream_sum=chosen.streams[INT8].threshold.sum if chosen.streams else None,
+        hashes={
+            "corpus": run.record["data_sha256"],
+            "config": hash_of(run.record["config"]),
+        },
+    )
 
 
 def _settings(config: RunConfig) -> dict:

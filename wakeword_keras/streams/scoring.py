@@ -19,8 +19,9 @@ from tqdm import tqdm
 from wakeword_keras.affine import Affine
 from wakeword_keras.audio import audio_file
 from wakeword_keras.audio.features import FrontendConfig
+from wakeword_keras.data.clips import ClipInfo
 from wakeword_keras.data.corpus import Clip
-from wakeword_keras.data.shards import WARM_MS, ClipInfo, Shards, in_noise, read_audio
+from wakeword_keras.data.shards import WARM_MS, Shards, in_noise, read_audio
 from wakeword_keras.errors import InputError
 from wakeword_keras.metrics import stream_rule
 from wakeword_keras.metrics.stream_rule import StreamConfig

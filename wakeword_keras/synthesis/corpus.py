@@ -1,10 +1,10 @@
 """A corpus without recordings: a phrase spoken by many voices, and what must not wake the device.
 
 One or more engines speak (`engines`), taking turns in every label alike; a voice is a speaker
-(`lines` has the texts). Negatives are of four kinds: phrases that sound like the
-wake phrase (label `similar`), other speech (`speech`), noise (`_background_noise_`) and silence
-(`_silence_`). Positives and similar phrases share carriers, rates, pitches and levels, and `speech`
-has the carriers' words, so that only the phrase itself tells a positive from a negative.
+(`voices` lists espeak-ng's, `lines` has the texts). Negatives are of four kinds: phrases that sound
+like the wake phrase (label `similar`), other speech (`speech`), noise (`_background_noise_`) and
+silence (`_silence_`). Positives and similar phrases share carriers, rates, pitches and levels, and
+`speech` has the carriers' words, so that only the phrase itself tells a positive from a negative.
 
 Levels are RMS in dB relative to full scale (dBFS, 0 = 32,768).
 """
@@ -13,8 +13,6 @@ import csv
 import dataclasses
 import json
 import math
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,22 +23,18 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
+from wakeword_keras import files
 from wakeword_keras.audio import noise_signals
 from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
 from wakeword_keras.audio.noise_signals import Signal
 from wakeword_keras.errors import InputError
+from wakeword_keras.names import BACKGROUND_NOISE, SILENCE, SPLITS, VALIDATION
 from wakeword_keras.synthesis import perturbation
 from wakeword_keras.synthesis.engines import ENGINES, Cast, Engine, assign, open_engines
 from wakeword_keras.synthesis.espeak import Espeak
 from wakeword_keras.synthesis.lines import (
-    ACCENTS,
-    NOISE,
-    SHARES,
-    SILENCE,
     SIMILAR,
     SPEECH,
-    SPLITS,
-    VARIANTS,
     Line,
     Script,
     alone,
@@ -52,6 +46,7 @@ from wakeword_keras.synthesis.lines import (
     without_phrase,
     write_script,
 )
+from wakeword_keras.synthesis.voices import ACCENTS, SHARES, VARIANTS
 
 _FORMAT = "flac"
 _VERSION = 1  # of the recipe: a corpus of another version is made again
@@ -146,7 +141,7 @@ class _Studio:
 
 
 def _split_counts(count: int) -> dict[str, int]:
-    held_out = max(1, round(count * SHARES[1]))
+    held_out = max(1, round(count * SHARES[VALIDATION]))
     return dict(zip(SPLITS, (count - 2 * held_out, held_out, held_out), strict=True))
 
 
@@ -287,7 +282,8 @@ def _clips(studio: _Studio, label: str) -> Iterator[tuple[str, str, str, Signal]
             yield SPEECH, voice, split, _clip(studio, *_other_speech(studio, voice))
         for i, first in enumerate(range(0, counts["noise"], _RECORDING_CLIPS)):
             length = min(_RECORDING_CLIPS, counts["noise"] - first) * config.clip_samples
-            yield NOISE, f"noise-{split}-{i}", split, _background(studio, voices, i, length)
+            noise = _background(studio, voices, i, length)
+            yield BACKGROUND_NOISE, f"noise-{split}-{i}", split, noise
         for i in range(counts["silence"]):
             yield SILENCE, f"silence-{split}-{i}", split, _silence(studio, split, i)
 
@@ -342,34 +338,41 @@ def _clip_counts(config: SynthesisConfig) -> dict[str, dict[str, int]]:
 
 
 def _is_finished(folder: Path, recipe: dict[str, object]) -> bool:
-    """Whether a folder holds the corpus of a recipe.
+    """Whether a folder holds the corpus of a recipe, whole."""
+    facts = _read_facts(folder)
+    return {name: facts.get(name) for name in recipe} == recipe and files.is_whole(folder)
 
-    Raises:
-        InputError: it holds something that is no synthesised corpus, which we would not delete.
-    """
-    if folder.is_file():
-        raise InputError(f"{folder} is a file; give an empty or new folder")
-    if not folder.exists() or not any(folder.iterdir()):
-        return False
+
+def _read_facts(folder: Path) -> dict[str, object]:
+    """What synthesis.json says; nothing where it is missing or damaged."""
     try:
         facts = json.loads((folder / "synthesis.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuses a folder that holds something else than a synthesised corpus."""
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; give an empty or new folder")
+    ours = "version" in _read_facts(folder) or (folder / files.CHECKSUMS).exists()
+    if folder.exists() and any(folder.iterdir()) and not ours:
         raise InputError(
-            f"{folder} is not empty and not a synthesised corpus (synthesis.json: {error}); "
+            f"{folder} is not empty and not a synthesised corpus (no synthesis.json of one); "
             "give an empty or new folder"
-        ) from error
-    return {key: facts.get(key) for key in recipe} == recipe
+        )
 
 
 def synthesize(phrase: str, out_dir: str, config: SynthesisConfig = SynthesisConfig()) -> str:
     """Makes a corpus for a wake phrase, or finds it made already.
 
-    The corpus is built beside `out_dir` and moved there when it is complete, so `out_dir` never
-    holds half of one. It has `manifest.csv` (path, label, speaker, split), a folder of clips per
-    label (mono 16 kHz 16 bit) and `synthesis.json`: config, counts, voices, the phrase's phonemes
-    and the similar phrases with their distances (see `phonetics`). Another corpus of this function
-    at `out_dir` is replaced. What neural engines say is kept in `utterances` beside it, for other
-    corpora and for a synthesis that was killed.
+    The corpus is built beside `out_dir` and moved there when it is complete (see `files`); one that
+    is damaged is made again, another one of this function at `out_dir` replaced. It has
+    `manifest.csv` (path, label, speaker, split), a folder of clips per label (mono 16 kHz 16 bit)
+    and `synthesis.json`: config, engines, counts, voices, the phrase's phonemes and the similar
+    phrases with their distances (see `phonetics`). What neural engines say is kept in `utterances`
+    beside it, for other corpora and for a synthesis that was killed.
 
     Args:
         phrase: the wake phrase in English, "hey jarvis".
@@ -390,19 +393,20 @@ def synthesize(phrase: str, out_dir: str, config: SynthesisConfig = SynthesisCon
     recipe = _recipe(words, config, engines)
     if _is_finished(folder, recipe):
         return label
+    _check_replaceable(folder)
     if config.other_speakers:
         perturbation.check_installed()
     cast = assign(engines, config.voices, config.seed)
     script = write_script(tts, words, cast.voices)
     if "espeak" in engines:
         _check_clip_length(tts, phrase, cast.voices_of(engines["espeak"]), config)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _record(_Studio(tts, cast, np.random.default_rng(config.seed), config, script), label, partial)
-    facts = json.dumps(recipe | _facts(tts, script, label, config), indent=1, ensure_ascii=False)
-    (partial / "synthesis.json").write_text(facts + "\n", "utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
+
+    def write(partial: Path) -> None:
+        rng = np.random.default_rng(config.seed)
+        _record(_Studio(tts, cast, rng, config, script), label, partial)
+        facts = recipe | _facts(tts, script, label, config)
+        content = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+        (partial / "synthesis.json").write_text(content, "utf-8")
+
+    files.build_folder(folder, write, lambda path: _is_finished(path, recipe))
     return label

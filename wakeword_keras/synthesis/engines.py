@@ -19,17 +19,12 @@ import numpy as np
 
 from wakeword_keras import files
 from wakeword_keras.errors import InputError
+from wakeword_keras.names import SPLITS, VALIDATION
 from wakeword_keras.synthesis.espeak import Espeak, Phoneme, Utterance
 from wakeword_keras.synthesis.kokoro import Kokoro
-from wakeword_keras.synthesis.lines import (
-    ACCENTS,
-    RATES_WPM,
-    SHARES,
-    SPLITS,
-    Line,
-    choose_voices,
-)
+from wakeword_keras.synthesis.lines import RATES_WPM, Line
 from wakeword_keras.synthesis.piper import Piper
+from wakeword_keras.synthesis.voices import ACCENTS, SHARES, choose_voices
 
 ENGINES = ("espeak", "piper", "kokoro")
 
@@ -65,7 +60,7 @@ class Formants:
     version: str = "espeak-ng 1.52"
 
     def voices(self, count: int, seed: int) -> Voices:
-        """As `lines.choose_voices`."""
+        """As `voices.choose_voices`."""
         return choose_voices(count, seed)
 
     def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
@@ -113,7 +108,7 @@ class Kept:
         speakers = rng.permutation(self.speaking.speakers).tolist()[:count]
         accents = rng.permutation(ACCENTS).tolist()
         turns = min(len(accents), -(-count // len(speakers)))
-        held_out = min(len(speakers) // 2, max(1, round(len(speakers) * SHARES[1])))
+        held_out = min(len(speakers) // 2, max(1, round(len(speakers) * SHARES[VALIDATION])))
         bounds = (0, len(speakers) - 2 * held_out, len(speakers) - held_out, len(speakers))
         return {
             split: tuple(

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from wakeword_keras.errors import InputError
 from wakeword_keras.synthesis import neural
 from wakeword_keras.synthesis.espeak import Utterance
-from wakeword_keras.synthesis.lines import ACCENTS, RATES_WPM, VARIANTS, Line
+from wakeword_keras.synthesis.lines import RATES_WPM, Line
 from wakeword_keras.synthesis.neural import NO_WORD, Pronunciation, Symbol
+from wakeword_keras.synthesis.voices import ACCENTS, VARIANTS
 
 MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 

@@ -16,9 +16,9 @@ import tensorflow as tf
 import tf_keras as keras
 from tqdm import tqdm
 
-from wakeword_keras.data.corpus import GROUPS
 from wakeword_keras.errors import InputError
 from wakeword_keras.metrics import detection
+from wakeword_keras.names import GROUPS
 
 # Ranking a few hundred positives tells no finer differences of AUC apart.
 AUC_TIE = 1e-4

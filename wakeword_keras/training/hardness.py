@@ -6,7 +6,7 @@ Measured on the training batches themselves, from logits that the step has compu
 import tensorflow as tf
 import tf_keras as keras
 
-from wakeword_keras.data.corpus import GROUPS
+from wakeword_keras.names import GROUPS
 from wakeword_keras.training.losses import focal_weight
 
 _BINS = 512

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.audio.features import FrontendConfig
-from wakeword_keras.data.shards import Shards, SplitFeatures
+from wakeword_keras.data.clips import ClipFeatures
+from wakeword_keras.data.shards import Shards
 from wakeword_keras.errors import InputError
+from wakeword_keras.names import TRAIN
 from wakeword_keras.training import batches, callbacks
 from wakeword_keras.training.losses import FocalLoss, prior_bias
 from wakeword_keras.training.trainer import MonitoredModel
@@ -91,7 +93,7 @@ class TrainingData:
     """Everything a stage trains and validates on."""
 
     shards: Shards
-    validation: tuple[SplitFeatures, ...]
+    validation: tuple[ClipFeatures, ...]
     frontend: FrontendConfig
     augment: AugmentConfig
     config: batches.DataConfig
@@ -138,7 +140,7 @@ def train(
       directory: takes checkpoints, history.csv, best weights and TensorBoard logs. A training that
         was interrupted goes on from its last whole epoch.
     """
-    clips = data.shards.clips["train"]
+    clips = data.shards.clips[TRAIN]
     if config.prior_bias:
         set_prior_bias(
             model, np.asarray([clip.target for clip in clips]), len(data.shards.wake_words)
@@ -195,7 +197,7 @@ def fit(
 def _metrics(
     model: keras.Model, data: TrainingData, loss: LossConfig
 ) -> callbacks.DetectionMetrics:
-    labels = data.validation[0].labels(len(data.shards.wake_words))
+    labels = data.validation[0].one_hot(len(data.shards.wake_words))
     features = [condition.features for condition in data.validation]
     return callbacks.DetectionMetrics(model, features, labels, loss.build())
 
@@ -228,7 +230,7 @@ def _optimizer(schedule: Schedule, steps: int) -> keras.optimizers.Optimizer:
 
 def _class_weighted(data: TrainingData) -> Callable:
     """A map over batches: positives and negatives get weights that sum to the same."""
-    targets = np.asarray([clip.target for clip in data.shards.clips["train"]])
+    targets = np.asarray([clip.target for clip in data.shards.clips[TRAIN]])
     positive_share = float(np.mean(targets >= 0))
 
     def weigh(features, labels, weights, groups):

@@ -1,0 +1,97 @@
+"""The thresholds that models decide single clips with, chosen on validation clips.
+
+A threshold is the one at which 1 % of the validation clips without a wake word fire. How far it
+shifts from a model to a later one has a 95 % interval: bootstrap over validation speakers, both
+models on the same draws.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wakeword_keras.errors import InputError
+from wakeword_keras.evaluation.scores import FALSE_POSITIVE_RATE, Interval, Scores, resample
+from wakeword_keras.metrics import detection, intervals
+from wakeword_keras.names import FP32, INT8, INT8_PTQ, QAT
+
+STEPS = ((FP32, QAT), (QAT, INT8), (FP32, INT8), (FP32, INT8_PTQ))
+"""From which model to which; named "fp32_to_qat" and so on."""
+
+
+@dataclass(frozen=True)
+class ClipThresholds:
+    """What validation clips decided.
+
+    Attributes:
+      logits: threshold of every model.
+      shift_ci95: interval of the later threshold minus the earlier, by step.
+      positives, negatives: validation clips.
+    """
+
+    logits: Mapping[str, float]
+    shift_ci95: Mapping[str, Interval]
+    positives: int
+    negatives: int
+
+
+def choose(validation: Scores, wake_words: Sequence[str]) -> ClipThresholds:
+    """Choose every model's threshold.
+
+    Args:
+      validation: scores of clips with and without a wake word.
+      wake_words: names, for messages.
+
+    Returns:
+      ClipThresholds.
+
+    Raises:
+      InputError: there are no clips of a wake word or none without.
+    """
+    positive = validation.targets >= 0
+    if not positive.any():
+        raise InputError(
+            f"the validation split has no clip of {', '.join(wake_words)}: add speakers"
+        )
+    if positive.all():
+        raise InputError("the validation split has no clip without a wake word: add negatives")
+    _, resamples = resample(validation)
+    chosen, drawn = {}, {}
+    for name, logits in validation.logits.items():
+        scores = logits.max(axis=1)
+        chosen[name] = detection.threshold_for_false_positive_rate(
+            scores, positive, FALSE_POSITIVE_RATE
+        )
+        if any(name in step for step in STEPS):
+            drawn[name] = _draws(scores, positive, resamples)
+    return ClipThresholds(
+        chosen,
+        {
+            f"{before}_to_{after}": intervals.percentile_interval(drawn[after] - drawn[before])
+            for before, after in STEPS
+            if before in drawn and after in drawn
+        },
+        int(np.count_nonzero(positive)),
+        int(np.count_nonzero(~positive)),
+    )
+
+
+def _draws(
+    scores: NDArray[np.float32], positive: NDArray[np.bool_], resamples: intervals.Resamples
+) -> NDArray[np.float64]:
+    """`detection.threshold_for_false_positive_rate` under every draw; NaN without negatives."""
+    falling, group = np.unique(-scores.astype(np.float64), return_inverse=True)
+    distinct = -falling
+    drawn = np.full(len(resamples.draws), np.nan)
+    for i, draw in enumerate(resamples.draws):
+        times = draw[resamples.unit_of_clip]
+        present = np.bincount(group, weights=times) > 0
+        negatives = np.cumsum(np.bincount(group, weights=times * ~positive))[present]
+        if not negatives[-1]:
+            continue
+        values = distinct[present]
+        firing = int(np.count_nonzero(negatives / negatives[-1] <= FALSE_POSITIVE_RATE))
+        below = values[min(firing, len(values) - 1)]
+        drawn[i] = (values[max(firing - 1, 0)] + below) / 2
+    return drawn
