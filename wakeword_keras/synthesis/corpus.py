@@ -29,7 +29,6 @@ from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
 from wakeword_keras.audio.noise_signals import Signal
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import BACKGROUND_NOISE, SILENCE, SPLITS, VALIDATION
-from wakeword_keras.synthesis import perturbation
 from wakeword_keras.synthesis.engines import ENGINES, Cast, Engine, assign, open_engines
 from wakeword_keras.synthesis.espeak import Espeak
 from wakeword_keras.synthesis.lines import (
@@ -70,8 +69,6 @@ class SynthesisConfig:
             of many; without any, the voice that pip brings.
         voices: voices of each engine, at least 3; espeak has 640, of Piper's and Kokoro's each
             speaks in several accents where speakers are few.
-        other_speakers: share of the clips in which the voice becomes another speaker's, pitch and
-            formants moved apart from each other, 0 to 1.
         positives: clips of the wake phrase over all splits, at least 3 as for all counts.
         similar: clips that sound like it.
         speech: clips of other words and sentences.
@@ -87,7 +84,6 @@ class SynthesisConfig:
     engines: tuple[str, ...] = ("espeak",)
     piper_voices: tuple[str, ...] = ()
     voices: int = 160
-    other_speakers: float = 0.0
     positives: int = 1200
     similar: int = 900
     speech: int = 1000
@@ -103,10 +99,6 @@ class SynthesisConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise InputError(f"`synthesis.{name}`={value}: must be {low} to {high}")
-        if not 0 <= self.other_speakers <= 1:
-            raise InputError(
-                f"`synthesis.other_speakers`={self.other_speakers}: must be a share, 0 to 1"
-            )
         named = set(self.engines) & set(ENGINES)
         if not self.engines or len(self.engines) != len(named):
             raise InputError(
@@ -176,13 +168,8 @@ def _speak(studio: _Studio, voice: str, line: Line) -> tuple[Signal, int, int]:
         its last.
     """
     utterance = studio.cast.say(line, voice, studio.rng)
-    audio, rate_hz = utterance.audio / 32768, utterance.sample_rate_hz
-    ratio = SAMPLE_RATE_HZ / rate_hz
-    share = studio.config.other_speakers
-    if share and studio.rng.random() < share:
-        audio, longer = perturbation.other_speaker(audio, rate_hz, studio.rng)
-        ratio *= longer
-    audio = soxr.resample(audio, rate_hz, SAMPLE_RATE_HZ)
+    ratio = SAMPLE_RATE_HZ / utterance.sample_rate_hz
+    audio = soxr.resample(utterance.audio / 32768, utterance.sample_rate_hz, SAMPLE_RATE_HZ)
     start, end = (round(sample * ratio) for sample in utterance.span(line.first, line.last))
     return audio, start, end
 
@@ -394,8 +381,6 @@ def synthesize(phrase: str, out_dir: str, config: SynthesisConfig = SynthesisCon
     if _is_finished(folder, recipe):
         return label
     _check_replaceable(folder)
-    if config.other_speakers:
-        perturbation.check_installed()
     cast = assign(engines, config.voices, config.seed)
     script = write_script(tts, words, cast.voices)
     if "espeak" in engines:
