@@ -10,10 +10,10 @@ from wakeword_keras.errors import InputError
 from wakeword_keras.names import SPLITS
 from wakeword_keras.synthesis import engines
 from wakeword_keras.synthesis.corpus import SynthesisConfig, synthesize
-from wakeword_keras.synthesis.engines import Kept, assign
-from wakeword_keras.synthesis.espeak import Phoneme, Utterance
+from wakeword_keras.synthesis.engines import Formants, Kept, assign
+from wakeword_keras.synthesis.espeak import Espeak, Phoneme, Utterance
 from wakeword_keras.synthesis.lines import Line
-from wakeword_keras.synthesis.voices import ACCENTS
+from wakeword_keras.synthesis.voices import ACCENTS, VARIANTS
 
 LINE = Line("okay smart mirror", 5, 17, 140)
 
@@ -65,6 +65,15 @@ def test_no_speaker_of_an_engine_is_in_two_splits(tmp_path, count):
     speakers = [{voice.split("+")[1] for voice in voices[split]} for split in SPLITS]
     assert all(speakers)
     assert sum(map(len, speakers)) == len(set().union(*speakers))
+
+
+def test_of_more_voices_than_an_engine_has_each_engine_gives_what_it_has(tmp_path):
+    pytest.importorskip("espeakng_loader", reason="needs the extra [tts]")
+    every = tones(tmp_path, 904) | {"espeak": Formants(Espeak())}
+    voices = assign(every, SynthesisConfig(voices=904).voices, 0).voices
+    assert len(set(voices["train"])) == 904
+    held_out = voices["validation"] + voices["test"]
+    assert len(set(held_out)) == len(held_out) < len(ACCENTS) * len(VARIANTS)
 
 
 def test_few_speakers_speak_in_several_accents_and_many_in_one(tmp_path):
@@ -189,4 +198,13 @@ def test_a_phrase_that_no_take_fits_into_a_clip_names_the_length(two_engines, tm
     audio = np.ones(44_100, np.int16)
     piper.say = lambda line, voice, rng: Utterance(audio, (Phoneme("a", line.first, 0),), 22_050)
     with pytest.raises(InputError, match=r"`clip_ms`=1500 is too short.*give `clip_ms`=2120"):
+        synthesize("smart mirror", str(tmp_path / "c"), config)
+
+
+def test_a_voice_without_a_sound_for_the_phrase_is_named(two_engines, tmp_path):
+    config = SynthesisConfig(engines=("piper", "espeak"), voices=8)
+    piper, _ = two_engines
+    pause = Utterance(np.ones(9_000, np.int16), (Phoneme("_", -1, 0),), 22_050)
+    piper.say = lambda line, voice, rng: pause
+    with pytest.raises(InputError, match="joe has no sound for 'smart mirror'"):
         synthesize("smart mirror", str(tmp_path / "c"), config)

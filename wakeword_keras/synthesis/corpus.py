@@ -45,7 +45,7 @@ from wakeword_keras.synthesis.lines import (
     without_phrase,
     write_script,
 )
-from wakeword_keras.synthesis.voices import ACCENTS, SHARES, VARIANTS
+from wakeword_keras.synthesis.voices import SHARES
 
 _FORMAT = "flac"
 _VERSION = 1  # of the recipe: a corpus of another version is made again
@@ -67,8 +67,8 @@ class SynthesisConfig:
             and test, and the others take turns in training.
         piper_voices: voice files for piper, `.onnx` with `.onnx.json` beside it, of one speaker or
             of many; without any, the voice that pip brings.
-        voices: voices of each engine, at least 3; espeak has 640, of Piper's and Kokoro's each
-            speaks in several accents where speakers are few.
+        voices: voices of each engine at most, 3 or more; espeak and kokoro have 640, piper has as
+            many as its files have speakers. Where speakers are few, each has several accents.
         positives: clips of the wake phrase over all splits, at least 3 as for all counts.
         similar: clips that sound like it.
         speech: clips of other words and sentences.
@@ -92,8 +92,8 @@ class SynthesisConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        limits = {"clip_ms": (200, 10_000), "voices": (3, len(ACCENTS) * len(VARIANTS))}
-        limits |= {name: (3, 1_000_000) for name in self.counts}
+        limits = {"clip_ms": (200, 10_000)}
+        limits |= {name: (3, 1_000_000) for name in ("voices", *self.counts)}
         limits["seed"] = (0, 2**31 - 1)
         for name, (low, high) in limits.items():
             value = getattr(self, name)
@@ -196,7 +196,9 @@ def _positive(studio: _Studio, voice: str) -> Signal:
     phrase, config = studio.script.phrase, studio.config
     for _ in range(_TAKES):
         audio, start, end = _speak(studio, voice, in_carrier(studio.rng, phrase))
-        if 0 < end - start <= config.clip_samples:
+        if end == start:
+            raise InputError(f"the voice {voice} has no sound for {phrase!r}: leave the voice out")
+        if end - start <= config.clip_samples:
             return _clip(studio, audio, start, end)
     needed_ms = clip_ms_needed(1000 * (end - start) / SAMPLE_RATE_HZ)
     raise InputError(

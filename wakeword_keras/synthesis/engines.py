@@ -24,7 +24,7 @@ from wakeword_keras.synthesis.espeak import Espeak, Phoneme, Utterance
 from wakeword_keras.synthesis.kokoro import Kokoro
 from wakeword_keras.synthesis.lines import RATES_WPM, Line
 from wakeword_keras.synthesis.piper import Piper
-from wakeword_keras.synthesis.voices import ACCENTS, SHARES, choose_voices
+from wakeword_keras.synthesis.voices import ACCENTS, SHARES, VARIANTS, choose_voices
 
 ENGINES = ("espeak", "piper", "kokoro")
 
@@ -60,8 +60,8 @@ class Formants:
     version: str = "espeak-ng 1.52"
 
     def voices(self, count: int, seed: int) -> Voices:
-        """As `voices.choose_voices`."""
-        return choose_voices(count, seed)
+        """As `voices.choose_voices`, all there are where more are asked for."""
+        return choose_voices(min(count, len(ACCENTS) * len(VARIANTS)), seed)
 
     def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
         """Speaks at a random rate, pitch and range."""
