@@ -6,9 +6,9 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from conftest import CLIP_MS, TONES, write_ambient, write_recordings
 from hypothesis import given
 from hypothesis import strategies as st
+from small_recordings import CLIP_MS, TONES, write_ambient, write_recordings
 
 from wakeword_keras import InputError
 from wakeword_keras.affine import Affine, dequantize, quantize

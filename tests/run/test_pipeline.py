@@ -15,7 +15,7 @@ import pytest
 import tf_keras as keras
 from absl import flags
 from absl.testing import flagsaver
-from conftest import write_recordings
+from small_recordings import write_recordings
 
 from tools import command, train
 from wakeword_keras import files
