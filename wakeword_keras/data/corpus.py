@@ -1,6 +1,7 @@
 """A corpus of clips: who spoke, which label, which split.
 
 Labels that are not a wake word are negatives: noise for `NOISE_LABELS`, speech for all others.
+Spelling does not matter (see `labels`): recordings in `Hey Jarvis/` are those of hey_jarvis.
 Splits are speaker-disjoint: a speaker goes where a manifest says, else where the hash of the name
 falls. Where nobody says who spoke (see recordings.py), each file name counts as a speaker, and a
 message says so: one person may then be on both sides of a split.
@@ -20,6 +21,7 @@ from typing import Any
 
 from wakeword_keras.data.recordings import Recording, few, fingerprints, list_recordings
 from wakeword_keras.errors import InputError
+from wakeword_keras.labels import normal_form
 from wakeword_keras.names import (
     NOISE,
     NOISE_LABELS,
@@ -81,8 +83,11 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         words = self.wake_words
-        if not words or not all(words) or len(set(words)) < len(words):
-            raise InputError(f"`wake_words`={','.join(words)}: give one or more different labels")
+        if not words or not all(words) or len(set(map(normal_form, words))) < len(words):
+            raise InputError(
+                f"`wake_words`={','.join(words)}: give one or more labels that differ by more than "
+                "case, accents and what separates their words"
+            )
         held_out = self.validation_percent, self.test_percent
         if not (min(held_out) >= 0 and sum(held_out) < 100):
             raise InputError(
@@ -160,7 +165,7 @@ def read_corpus(data_dirs: Sequence[str], config: CorpusConfig, only: str | None
     Raises:
       InputError: a folder, a manifest, an audio file or a wake word is wrong.
     """
-    recordings, messages = list_recordings(data_dirs)
+    recordings, messages = list_recordings(data_dirs, config.wake_words)
     if only:
         recordings = [replace(recording, split=only) for recording in recordings]
     splits = (only,) if only else SPLITS

@@ -12,13 +12,15 @@ speaker (in a manifest the whole path).
 import csv
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
+from wakeword_keras import labels
 from wakeword_keras.audio import audio_file
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import AMBIENT, NOISE_LABELS, SPLITS
@@ -34,7 +36,8 @@ class Recording:
     Attributes:
       recording_id: unique in the corpus and the same wherever the data lie.
       path: the audio file.
-      label: folder below the data folder, or the manifest's label.
+      label: folder below the data folder, or the manifest's label; a wake word or a label of noise
+        as we spell it.
       speaker: who speaks, or the name of the file where nobody says.
       speaker_known: False where `speaker` is only the name of the file.
       origin: how an error names it: the file, or manifest and row.
@@ -72,15 +75,19 @@ def is_audio(path: Path) -> bool:
     return path.suffix.lower() in audio_file.SUFFIXES
 
 
-def list_recordings(data_dirs: Sequence[str]) -> tuple[list[Recording], list[str]]:
+def list_recordings(
+    data_dirs: Sequence[str], wake_words: Sequence[str]
+) -> tuple[list[Recording], list[str]]:
     """List the recordings of one or more data folders.
 
     Args:
       data_dirs: folders in one of the two layouts of the module's docstring. With several, the ids
         begin with the number of the folder, from 1.
+      wake_words: labels that are taken in every spelling, as those of noise are (see `labels`).
 
     Returns:
-      (recordings, messages): a message for each folder with files that are not audio.
+      (recordings, messages): what was taken in another spelling or only looks like a wake word, and
+      a message for each folder with files that are not audio.
 
     Raises:
       InputError: a folder or manifest is missing, empty or wrong.
@@ -92,7 +99,8 @@ def list_recordings(data_dirs: Sequence[str]) -> tuple[list[Recording], list[str
     for number, data_dir in enumerate(data_dirs, start=1):
         prefix = f"{number}/" if len(data_dirs) > 1 else ""
         recordings += _list_data_dir(Path(data_dir), prefix, messages)
-    return recordings, messages
+    messages[:0] = _spelling_messages(recordings, wake_words)
+    return [_with_our_spelling(recording, wake_words) for recording in recordings], messages
 
 
 def list_ambient(ambient_dirs: Sequence[str]) -> list[Recording]:
@@ -159,6 +167,36 @@ def fingerprints(
     return prints
 
 
+def _with_our_spelling(recording: Recording, wake_words: Sequence[str]) -> Recording:
+    label = labels.find(recording.label, (*wake_words, *sorted(NOISE_LABELS)))
+    return replace(recording, label=label or recording.label)
+
+
+def _spelling_messages(recordings: Sequence[Recording], wake_words: Sequence[str]) -> Iterator[str]:
+    known = (*wake_words, *sorted(NOISE_LABELS))
+    for label, count in sorted(Counter(recording.label for recording in recordings).items()):
+        taken = labels.find(label, known)
+        near = labels.find_near(label, known)
+        if taken and taken != label:
+            yield f"warning: label {label!r}: {count} recordings taken as {taken!r}"
+        elif near and not taken:
+            yield (
+                f"warning: label {label!r} is not {near!r}: its {count} recordings count as other "
+                f"speech; rename it if they are {near!r}"
+            )
+    inside = [
+        recording.recording_id
+        for recording in recordings
+        if not labels.find(recording.label, wake_words)
+        and any(labels.find(part, wake_words) for part in Path(recording.recording_id).parts[:-1])
+    ]
+    if inside:
+        yield (
+            f"warning: {len(inside)} recordings lie in a folder of a wake word's name but have "
+            f"another label; make that folder the label if it is spoken there: {few(inside)}"
+        )
+
+
 def few(names: Sequence[str], most: int = 3) -> str:
     """The first of many names for a message, with dots where there are more than `most`."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
@@ -188,7 +226,7 @@ def _list_folders(root: Path, prefix: str, messages: list[str]) -> Iterator[Reco
             continue
         marked, mark, _ = path.stem.partition(_SPEAKER_MARK)
         # Folders of noise sort it by kind, not by speaker.
-        in_folder = len(below) > 1 and label not in NOISE_LABELS
+        in_folder = len(below) > 1 and not labels.find(label, NOISE_LABELS)
         yield Recording(
             recording_id=prefix + path.relative_to(root).as_posix(),
             path=str(path),

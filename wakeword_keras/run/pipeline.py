@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tf_keras as keras
 
-from wakeword_keras import models
+from wakeword_keras import labels, models
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.audio.features import FrontendConfig, compute
 from wakeword_keras.data import ambient
@@ -49,6 +49,7 @@ from wakeword_keras.quantization import calibration, fake_quantize, finetuning
 from wakeword_keras.report import report
 from wakeword_keras.run.directory import RunDirectory, hash_of
 from wakeword_keras.synthesis.corpus import SynthesisConfig, synthesize
+from wakeword_keras.synthesis.lines import SIMILAR, SPEECH
 from wakeword_keras.tflite import convert, flatbuffer
 from wakeword_keras.training import loop
 from wakeword_keras.training.batches import DataConfig
@@ -110,6 +111,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.calibration_clips < 1:
             raise InputError(f"`calibration_clips`={self.calibration_clips}: must be at least 1")
+        for word in self.corpus.wake_words:
+            if self.wake_phrase and labels.find(word, (SIMILAR, SPEECH)):
+                raise InputError(
+                    f"`wake_words`={word}: negatives of `wake_phrase` have this label; rename yours"
+                )
         budget = self.max_false_accepts_per_hour
         if not 0 < budget < math.inf:
             raise InputError(f"`max_false_accepts_per_hour`={budget:g}: must be above 0")
