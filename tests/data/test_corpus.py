@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 from conftest import write_recordings
 from hypothesis import given
 from hypothesis import strategies as st
@@ -346,6 +347,60 @@ def test_splits_are_speaker_disjoint_and_share_no_audio(tmp_path):
     contents = [audio_file.fingerprint(c.path)[1] for c in corpus.clips]
     assert len(speakers) == len({speaker for speaker, _ in speakers})
     assert len(contents) == len(set(contents)) < 120
+
+
+# Silence, and what explains an error.
+
+
+def add_silent(root, name, samples=None):
+    add(root, name)
+    audio_file.write(root / name, np.zeros(1600, np.int16) if samples is None else samples)
+
+
+def test_silent_wake_words_are_left_out_and_counted_and_silent_speech_is_named(tmp_path):
+    add_words(tmp_path)
+    dithered = np.random.default_rng(0).integers(-3, 4, 1600).astype(np.int16)
+    add_silent(tmp_path, f"happy/{TRAINER}_nohash_1.wav")
+    add_silent(tmp_path, f"happy/{TRAINER}_nohash_2.wav", dithered)
+    add_silent(tmp_path, f"bed/{TRAINER}_nohash_1.wav", dithered[::-1].copy())
+    add_silent(tmp_path, "_silence_/zero.wav")
+    corpus = read_corpus([str(tmp_path)], HAPPY)
+    assert sum(clip.group == POSITIVE for clip in corpus.clips) == 3
+    assert f"bed/{TRAINER}_nohash_1.wav" in by_id(corpus)
+    assert "_silence_/zero.wav" in by_id(corpus)
+    assert f"bed/{TRAINER}_nohash_1.wav" in said(corpus, "3 recordings are silent")[0]
+    assert f"happy/{TRAINER}_nohash_2.wav" in said(corpus, "2 silent wake words left out")[0]
+
+
+def test_channels_that_cancel_each_other_are_silent(tmp_path):
+    add_words(tmp_path)
+    one = sound("x")
+    path = tmp_path / "happy" / f"{TRAINER}_nohash_1.wav"
+    soundfile.write(path, np.stack([one, -one], 1), 16_000)
+    assert said(read_corpus([str(tmp_path)], HAPPY), "1 silent wake words left out")
+
+
+def test_messages_come_out_before_the_error_that_they_explain(tmp_path, capsys):
+    add_words(tmp_path, ("bed",))
+    for speaker in SPEAKERS:
+        (tmp_path / f"{speaker}.m4a").write_bytes(b"ftypM4A")
+    assert "the labels there are bed" in error_of([tmp_path])
+    assert "3 files ignored, not .wav, " in capsys.readouterr().out
+    for speaker in SPEAKERS:
+        add_silent(tmp_path, f"happy/{speaker}_nohash_0.wav")
+    assert "train 0, validation 0, test 0" in error_of([tmp_path])
+    assert "3 silent wake words left out" in capsys.readouterr().out
+    for speaker in SPEAKERS:
+        add(tmp_path, f"happy/{speaker}_nohash_0.wav", content="the same")
+    assert "train 0, validation 0, test 1" in error_of([tmp_path])
+    assert "2 clips dropped, the same audio" in capsys.readouterr().out
+
+
+def test_a_corpus_without_errors_prints_nothing(tmp_path, capsys):
+    add_words(tmp_path)
+    add_silent(tmp_path, f"happy/{TRAINER}_nohash_1.wav")
+    read_corpus([str(tmp_path)], HAPPY)
+    assert capsys.readouterr().out == ""
 
 
 # The hash and the summary.

@@ -19,7 +19,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
-from wakeword_keras.data.recordings import Recording, few, fingerprints, list_recordings
+from wakeword_keras.data.recordings import (
+    Recording,
+    few,
+    fingerprints,
+    list_recordings,
+    printed_before_an_error,
+)
 from wakeword_keras.errors import InputError
 from wakeword_keras.labels import normal_form
 from wakeword_keras.names import (
@@ -150,9 +156,10 @@ def hash_split(speaker: str, validation_percent: float, test_percent: float) -> 
 def read_corpus(data_dirs: Sequence[str], config: CorpusConfig, only: str | None = None) -> Corpus:
     """List, check and split the clips of one or more data folders.
 
-    Every file is decoded once, in bounded memory, which proves it sound and finds copies: a clip
-    that is in several splits stays only in the most held-out one (test, then validation), and one
-    that is several times in a split under one label stays once. Equality is of decoded samples.
+    Every file is decoded once, in bounded memory, which proves it sound. Wake words that are silent
+    are left out. A clip that is in several splits stays only in the most held-out one (test, then
+    validation), and one that is several times in a split under one label stays once. Equality is
+    of decoded samples.
 
     Args:
       data_dirs: folders in one of the two layouts that recordings.py names; they are merged.
@@ -163,9 +170,18 @@ def read_corpus(data_dirs: Sequence[str], config: CorpusConfig, only: str | None
       The corpus; each wake word and the negatives have clips in every split, or in `only`.
 
     Raises:
-      InputError: a folder, a manifest, an audio file or a wake word is wrong.
+      InputError: a folder, a manifest, an audio file or a wake word is wrong; what was dropped or
+        ignored until then is printed before.
     """
-    recordings, messages = list_recordings(data_dirs, config.wake_words)
+    messages: list[str] = []
+    with printed_before_an_error(messages):
+        return _read(data_dirs, config, only, messages)
+
+
+def _read(
+    data_dirs: Sequence[str], config: CorpusConfig, only: str | None, messages: list[str]
+) -> Corpus:
+    recordings = list_recordings(data_dirs, config.wake_words, messages)
     if only:
         recordings = [replace(recording, split=only) for recording in recordings]
     splits = (only,) if only else SPLITS
@@ -174,12 +190,18 @@ def read_corpus(data_dirs: Sequence[str], config: CorpusConfig, only: str | None
     prints = fingerprints(recordings, config.skip_bad_audio, messages)
     clips: list[Clip] = []
     contents: dict[str, str] = {}
+    silent: list[str] = []
     for recording in recordings:
         if recording.path in prints:
             info, content = prints[recording.path]
             pieces = _cut(recording, info.seconds, assigned, config)
+            if info.silent and pieces[0].group == POSITIVE:
+                silent.append(recording.recording_id)
+                continue
             clips += pieces
             contents |= dict.fromkeys((piece.clip_id for piece in pieces), content)
+    if silent:
+        messages.append(f"{len(silent)} silent wake words left out: {few(silent)}")
     clips = _drop_copies(sorted(clips, key=lambda clip: clip.clip_id), contents, messages)
     _check_splits(clips, config, splits)
     messages += _remarks(clips, recordings, config, splits)

@@ -15,6 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,6 +56,17 @@ class Recording:
     weight: float = 1.0
 
 
+@contextmanager
+def printed_before_an_error(messages: Sequence[str]) -> Iterator[None]:
+    """Print messages before an InputError leaves: what was dropped or ignored explains it."""
+    try:
+        yield
+    except InputError:
+        for message in messages:
+            print(message, flush=True)
+        raise
+
+
 def list_files(root: Path) -> list[Path]:
     """Every file below a folder but hidden ones (macOS leaves `._x.wav` beside x.wav), sorted.
 
@@ -76,18 +88,16 @@ def is_audio(path: Path) -> bool:
 
 
 def list_recordings(
-    data_dirs: Sequence[str], wake_words: Sequence[str]
-) -> tuple[list[Recording], list[str]]:
+    data_dirs: Sequence[str], wake_words: Sequence[str], messages: list[str]
+) -> list[Recording]:
     """List the recordings of one or more data folders.
 
     Args:
       data_dirs: folders in one of the two layouts of the module's docstring. With several, the ids
         begin with the number of the folder, from 1.
       wake_words: labels that are taken in every spelling, as those of noise are (see `labels`).
-
-    Returns:
-      (recordings, messages): what was taken in another spelling or only looks like a wake word, and
-      a message for each folder with files that are not audio.
+      messages: takes one for each folder with files that are not audio, and each label that was
+        taken in another spelling or only looks like a wake word.
 
     Raises:
       InputError: a folder or manifest is missing, empty or wrong.
@@ -95,12 +105,11 @@ def list_recordings(
     if not data_dirs:
         raise InputError("`data_dir`: give the folder of your recordings")
     recordings: list[Recording] = []
-    messages: list[str] = []
     for number, data_dir in enumerate(data_dirs, start=1):
         prefix = f"{number}/" if len(data_dirs) > 1 else ""
         recordings += _list_data_dir(Path(data_dir), prefix, messages)
-    messages[:0] = _spelling_messages(recordings, wake_words)
-    return [_with_our_spelling(recording, wake_words) for recording in recordings], messages
+    messages += _spelling_messages(recordings, wake_words)
+    return [_with_our_spelling(recording, wake_words) for recording in recordings]
 
 
 def list_ambient(ambient_dirs: Sequence[str]) -> list[Recording]:
@@ -164,6 +173,15 @@ def fingerprints(
         raise InputError(f"{next(iter(bad.values()))}, or pass `skip_bad_audio` to go on{more}")
     if bad:
         messages.append(f"{len(bad)} unreadable audio files skipped: {few(list(bad))}")
+    silent = [
+        recording.recording_id
+        for recording in recordings
+        if recording.path in prints
+        and prints[recording.path][0].silent
+        and recording.label not in NOISE_LABELS
+    ]
+    if silent:
+        messages.append(f"{len(silent)} recordings are silent: {few(silent)}")
     return prints
 
 
@@ -237,7 +255,8 @@ def _list_folders(root: Path, prefix: str, messages: list[str]) -> Iterator[Reco
         )
     if ignored:
         messages.append(
-            f"{root}: {len(ignored)} files ignored, not audio in a label folder: {few(ignored)}"
+            f"{root}: {len(ignored)} files ignored, not {', '.join(audio_file.SUFFIXES)} "
+            f"in a label folder: {few(ignored)}"
         )
 
 
