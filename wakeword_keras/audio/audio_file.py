@@ -19,6 +19,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from wakeword_keras.audio.wav_header import open_unsized
 from wakeword_keras.errors import InputError
 
 SAMPLE_RATE_HZ = 16_000
@@ -190,7 +191,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such audio file")
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(open_unsized(path) or path) as file:
             if file.frames > _ENDLESS_FRAMES:
                 raise InputError(f"{path}: its header does not say its length; convert it again")
             yield file
