@@ -26,7 +26,7 @@ from wakeword_keras.audio import audio_file
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import AMBIENT, NOISE_LABELS, SPLITS
 
-_MANIFEST = "manifest.csv"
+MANIFEST = "manifest.csv"
 _SPEAKER_MARK = "_nohash_"
 
 
@@ -146,6 +146,22 @@ def list_ambient(ambient_dirs: Sequence[str]) -> list[Recording]:
     return recordings
 
 
+def list_impulse_responses(folder: str | Path) -> list[Path]:
+    """Every audio file below a folder of room impulse responses; none without a folder.
+
+    Raises:
+      InputError: there is no such folder, or it holds no audio.
+    """
+    if not folder:
+        return []
+    if not Path(folder).is_dir():
+        raise InputError(f"`impulse_response_dir`={folder}: no such folder")
+    paths = [path for path in list_files(Path(folder)) if is_audio(path)]
+    if not paths:
+        raise InputError(f"`impulse_response_dir`={folder}: no audio files there")
+    return paths
+
+
 def fingerprints(
     recordings: Sequence[Recording], skip_bad_audio: bool, messages: list[str]
 ) -> dict[str, tuple[audio_file.AudioInfo, str]]:
@@ -223,14 +239,14 @@ def few(names: Sequence[str], most: int = 3) -> str:
 def _list_data_dir(root: Path, prefix: str, messages: list[str]) -> list[Recording]:
     if not root.is_dir():
         raise InputError(f"`data_dir`={root}: no such folder; give the folder of your recordings")
-    if (root / _MANIFEST).is_file():
+    if (root / MANIFEST).is_file():
         recordings = list(_list_manifest(root, prefix))
     else:
         recordings = list(_list_folders(root, prefix, messages))
     if not recordings:
         raise InputError(
             f"`data_dir`={root}: no audio; expected <label>/<clips> of "
-            f"{', '.join(audio_file.SUFFIXES)}, or {_MANIFEST} with the columns path,label"
+            f"{', '.join(audio_file.SUFFIXES)}, or {MANIFEST} with the columns path,label"
         )
     return recordings
 
@@ -261,7 +277,7 @@ def _list_folders(root: Path, prefix: str, messages: list[str]) -> Iterator[Reco
 
 
 def _list_manifest(root: Path, prefix: str) -> Iterator[Recording]:
-    manifest = root / _MANIFEST
+    manifest = root / MANIFEST
     first_row: dict[str, int] = {}
     try:
         with open(manifest, newline="", encoding="utf-8-sig") as file:
