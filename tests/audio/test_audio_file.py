@@ -147,6 +147,33 @@ def test_a_bad_file_is_named_in_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize("riff_size", [None, 0, 36])
+def test_a_wav_whose_header_says_0_bytes_is_read_where_samples_follow(tmp_path, subtype, riff_size):
+    path, samples = tmp_path / "piped.wav", tone(440, 16_000, 0.5)
+    soundfile.write(path, samples, 16_000, subtype=subtype)
+    whole, content = audio_file.read(path), bytearray(path.read_bytes())
+    size_at = content.index(b"data") + 4
+    content[size_at : size_at + 4] = bytes(4)
+    if riff_size is not None:
+        content[4:8] = riff_size.to_bytes(4, "little")
+    path.write_bytes(content)
+    np.testing.assert_array_equal(audio_file.read(path), whole)
+    np.testing.assert_array_equal(np.concatenate(list(audio_file.read_blocks(path))), whole)
+    assert audio_file.fingerprint(path)[0] == audio_file.probe(path)
+
+
+def test_a_wav_without_samples_has_none_whatever_chunks_follow(tmp_path):
+    path = tmp_path / "none.wav"
+    soundfile.write(path, np.zeros(0), 16_000)
+    for tail in (b"", b"LIST\4\0\0\0INFO", b"id3 \1\0\0\0x\0LIST\0\0\0\0"):
+        content = path.read_bytes()
+        path.write_bytes(content + tail)
+        with pytest.raises(InputError, match="no samples"):
+            audio_file.fingerprint(path)
+        path.write_bytes(content)
+
+
 def test_reading_past_the_end_is_an_error(tmp_path):
     audio_file.write(tmp_path / "a.wav", np.zeros(16_000, np.int16))
     with pytest.raises(InputError, match="no samples at 1 s"):

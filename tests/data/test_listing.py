@@ -22,7 +22,8 @@ def folder(tmp_path):
 
 
 def test_recordings_and_ambient_are_all_suffixes_and_nothing_hidden(folder):
-    recordings, messages = list_recordings([str(folder)])
+    messages: list[str] = []
+    recordings = list_recordings([str(folder)], ("two",), messages)
     assert [r.recording_id for r in recordings] == ["one/A.WAV", "one/b.wav"]
     assert messages == []
     ambient = list_ambient([str(folder)])

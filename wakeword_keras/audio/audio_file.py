@@ -19,6 +19,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from wakeword_keras.audio.wav_header import open_unsized
 from wakeword_keras.errors import InputError
 
 SAMPLE_RATE_HZ = 16_000
@@ -27,17 +28,26 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 _WRITABLE = (".wav", ".flac", ".ogg", ".mp3")
 _FULL_SCALE = np.float32(32768)
 _BLOCK_FRAMES = 1 << 18
+_SILENT_PEAK = 3  # of 32,768: -80 dBFS
 # What libsndfile says of a flac written to a pipe is 2^63 - 1 frames; this is 8 days at 48 kHz.
 _ENDLESS_FRAMES = 1 << 35
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """Length in seconds, sample rate in Hz and channels of a file as it is stored."""
+    """What a file holds, as it is stored.
+
+    Attributes:
+      seconds: length.
+      sample_rate_hz: samples per second of each channel.
+      channels: how many.
+      silent: no sample of all channels' mean is beyond -80 dBFS; only decoding tells.
+    """
 
     seconds: float
     sample_rate_hz: int
     channels: int
+    silent: bool = False
 
 
 def read(
@@ -130,13 +140,15 @@ def fingerprint(path: str | os.PathLike[str]) -> tuple[AudioInfo, str]:
       InputError: the file is missing, corrupt, cut short or holds no samples.
     """
     digest = hashlib.sha256()
-    frames = 0
+    frames = peak = 0
     with _open(path) as file:
         rate_hz, promised, channels = file.samplerate, file.frames, file.channels
         digest.update(rate_hz.to_bytes(4, "little"))
         while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
             frames += len(block)
-            digest.update(_to_int16(_mono(block, path)).astype("<i2", copy=False).data)
+            samples = _to_int16(_mono(block, path))
+            peak = max(peak, int(samples.max()), -int(samples.min()))
+            digest.update(samples.astype("<i2", copy=False).data)
     if frames == 0:
         raise InputError(f"{path}: holds no samples; remove it or record it again")
     if frames < promised:
@@ -144,7 +156,8 @@ def fingerprint(path: str | os.PathLike[str]) -> tuple[AudioInfo, str]:
             f"{path}: cut short, only {frames} of {promised} frames decode; "
             "remove it or convert it again"
         )
-    return AudioInfo(frames / rate_hz, rate_hz, channels), digest.hexdigest()
+    info = AudioInfo(frames / rate_hz, rate_hz, channels, silent=peak <= _SILENT_PEAK)
+    return info, digest.hexdigest()
 
 
 def write(path: str | os.PathLike[str], audio: NDArray[np.int16]) -> None:
@@ -178,7 +191,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such audio file")
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(open_unsized(path) or path) as file:
             if file.frames > _ENDLESS_FRAMES:
                 raise InputError(f"{path}: its header does not say its length; convert it again")
             yield file
