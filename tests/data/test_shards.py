@@ -1,3 +1,6 @@
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import soundfile
@@ -65,6 +68,48 @@ def test_an_equal_corpus_reuses_the_shards_and_a_broken_write_is_not_taken_for_w
     other = write_shards(corpus, CLIP_MS + 100, tmp_path)
     assert other.directory != first.directory
     assert open_shards(tmp_path / "clips-unfinished") is None
+
+
+def test_two_runs_that_write_one_corpus_at_once_share_a_whole_one(corpus, tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: write_shards(corpus, CLIP_MS, tmp_path), range(2))
+    assert one == other == open_shards(one.directory)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: split_features(one, "test", FRONTEND), range(2))
+    np.testing.assert_array_equal(first.features, second.features)
+    assert [path for path in tmp_path.rglob("*partial*")] == []
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["train-00000.tfrecord", "background.npy", "index.json"])
+@pytest.mark.parametrize("damage", [flip_a_bit, lambda path: path.unlink()])
+def test_damaged_shards_are_not_opened_and_are_written_again(corpus, tmp_path, name, damage):
+    shards = write_shards(corpus, CLIP_MS, tmp_path)
+    content = (shards.directory / name).read_bytes()
+    damage(shards.directory / name)
+    assert open_shards(shards.directory) is None
+    assert write_shards(corpus, CLIP_MS, tmp_path) == shards
+    assert (shards.directory / name).read_bytes() == content
+
+
+def test_damaged_features_are_computed_again(corpus, tmp_path):
+    shards = write_shards(corpus, CLIP_MS, tmp_path)
+    before = np.array(split_features(shards, "test", FRONTEND).features)
+    (path,) = shards.directory.glob("test-cold-*/*.npy")
+    flip_a_bit(path)
+    np.testing.assert_array_equal(split_features(shards, "test", FRONTEND).features, before)
+
+
+def test_a_file_that_was_not_written_with_the_shards_is_not_read(corpus, tmp_path):
+    shards = write_shards(corpus, CLIP_MS, tmp_path)
+    paths = shards.paths("train")
+    shutil.copy(paths[0], shards.directory / "train-00001.tfrecord")
+    assert shards.paths("train") == paths
 
 
 def test_a_long_clip_keeps_its_loudest_stretch_and_a_short_one_is_centred():

@@ -1,9 +1,11 @@
 import csv
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ import pytest
 import soundfile
 
 from wakeword_keras.errors import InputError
+from wakeword_keras.names import SPLITS
 from wakeword_keras.synthesis import corpus as synthesis
-from wakeword_keras.synthesis import espeak, lines, phonetics
+from wakeword_keras.synthesis import espeak, lines, phonetics, voices
 from wakeword_keras.synthesis.corpus import SynthesisConfig, phrase_duration, synthesize
 
 pytest.importorskip("espeakng_loader", reason="needs the extra [tts]: pip install espeakng-loader")
@@ -55,7 +58,7 @@ def test_every_split_has_every_label_in_the_counts_asked_for(corpus):
     wanted |= {"_background_noise_": 24, "_silence_": 6}
     assert len(clips) == 3 * len(wanted)
     for label, count in wanted.items():
-        assert sum(clips[label, split] for split in lines.SPLITS) == count
+        assert sum(clips[label, split] for split in SPLITS) == count
 
 
 def test_no_speaker_and_no_family_of_variants_is_in_two_splits(corpus):
@@ -64,33 +67,33 @@ def test_no_speaker_and_no_family_of_variants_is_in_two_splits(corpus):
         assert split_of.setdefault(row["speaker"], row["split"]) == row["split"]
     for seed in range(5):
         seen: dict[str, str] = {}
-        for split, voices in lines.choose_voices(200, seed).items():
-            for voice in voices:
-                family = lines._family(voice.split("+")[1])
+        for split, names in voices.choose_voices(200, seed).items():
+            for voice in names:
+                family = voices._family(voice.split("+")[1])
                 assert seen.setdefault(family, split) == split
 
 
-@pytest.mark.parametrize("count", [3, 8, 160, len(lines.ACCENTS) * len(lines.VARIANTS)])
+@pytest.mark.parametrize("count", [3, 8, 160, len(voices.ACCENTS) * len(voices.VARIANTS)])
 def test_voices_are_distinct_and_every_split_has_some(count):
-    voices = lines.choose_voices(count, 1)
-    every = [voice for split in lines.SPLITS for voice in voices[split]]
+    chosen = voices.choose_voices(count, 1)
+    every = [voice for split in SPLITS for voice in chosen[split]]
     assert len(set(every)) == len(every) == count
-    assert all(voices[split] for split in lines.SPLITS)
+    assert all(chosen[split] for split in SPLITS)
     if count >= 160:
-        assert 0.6 < len(voices["train"]) / count < 0.8
+        assert 0.6 < len(chosen["train"]) / count < 0.8
 
 
 def test_espeak_has_every_accent_and_variant():
     tts = espeak.Espeak()
     baseline = tts.say("hello", "en-us").audio
     heard = set()
-    for variant in lines.VARIANTS:
+    for variant in voices.VARIANTS:
         heard.add(tts.say("hello", f"en-us+{variant}").audio.tobytes())
-    for accent in lines.ACCENTS:
+    for accent in voices.ACCENTS:
         assert len(tts.say("hello", accent).audio) > 0
     # an unknown variant would silently be spoken by the plain voice
     assert baseline.tobytes() not in heard
-    assert len(heard) == len(lines.VARIANTS)
+    assert len(heard) == len(voices.VARIANTS)
 
 
 def test_no_two_files_are_the_same_and_none_is_clipped(corpus):
@@ -164,6 +167,25 @@ def test_a_killed_synthesis_leaves_no_corpus_and_is_made_again(tmp_path, monkeyp
     synthesize(PHRASE, str(folder), TINY)
     assert contents(folder) == contents(corpus)
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_two_runs_that_synthesise_at_once_share_a_whole_corpus(tmp_path, corpus):
+    folder = tmp_path / "c"
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: synthesize(PHRASE, str(folder), TINY), range(2)))
+    assert contents(folder) == contents(corpus)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("name", ["synthesis.json", "manifest.csv", "similar"])
+def test_a_corpus_without_all_of_its_files_is_made_again(tmp_path, corpus, name, capsys):
+    folder = tmp_path / "c"
+    shutil.copytree(corpus, folder)
+    damaged = folder / name if "." in name else min((folder / name).iterdir())
+    damaged.unlink()
+    synthesize(PHRASE, str(folder), TINY)
+    assert contents(folder) == contents(corpus)
+    assert str(folder) in capsys.readouterr().out
 
 
 def test_a_folder_with_other_things_is_not_deleted(tmp_path):

@@ -2,12 +2,12 @@
 
 Shards hold each split's clips in a seeded random order, so that a small shuffle buffer is enough
 and memory stays bounded however large the corpus. Shards and features are cached under a hash of
-all that went into them.
+all that went into them, in folders that several runs share and check by hash (see `files`).
 """
 
 import hashlib
 import json
-import os
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -18,6 +18,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from wakeword_keras import files
 from wakeword_keras.audio import audio_file
 from wakeword_keras.audio.augmentation import prepare_impulse_responses
 from wakeword_keras.audio.features import FrontendConfig, compute
@@ -31,7 +32,8 @@ CONDITIONS = ("cold", "warm")
 CLIPS_PER_SHARD = 1024
 WARM_MS = 1000
 BACKGROUND_STRETCHES = 512  # about 25 minutes of noise: variety enough, and under 50 MB
-_LAYOUT = 1  # raise when the files' layout changes, so that old caches are not read
+_FEATURES = "features.npy"
+_LAYOUT = 2  # raise when the files' layout changes, so that old caches are not read
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Shards:
 
     def paths(self, split: str) -> list[str]:
         """The shard files of a split, in order."""
-        return [str(path) for path in sorted(self.directory.glob(f"{split}-*.tfrecord"))]
+        count = math.ceil(len(self.clips[split]) / CLIPS_PER_SHARD)
+        return [str(self.directory / _shard_name(split, number)) for number in range(count)]
 
 
 def fit_length(samples: NDArray[np.int16], length: int) -> NDArray[np.int16]:
@@ -68,39 +71,37 @@ def write_shards(corpus: Corpus, clip_ms: int, cache_dir: str | Path) -> Shards:
       cache_dir: folder for caches of any number of corpora.
 
     Returns:
-      The shards. An interrupted write leaves nothing that a later call would take for whole.
+      The shards. Those that are damaged, or were not written to the end, are written again.
     """
     key = _key(corpus.sha256, clip_ms, corpus.wake_words)
     clip_samples = clip_ms * audio_file.SAMPLE_RATE_HZ // 1000
     directory = Path(cache_dir) / f"clips-{key}"
-    if shards := open_shards(directory):
-        return shards
-    partial = directory.with_name(f"{directory.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    np.save(partial / "background.npy", _background(corpus, clip_samples))
-    clips = {split: _write_split(partial, split, corpus, clip_samples) for split in SPLITS}
-    index = {
-        "wake_words": corpus.wake_words,
-        "clip_samples": clip_samples,
-        "clips": clips,
-    }
-    (partial / "index.json").write_text(json.dumps(index))
-    os.replace(partial, directory)
-    shards = open_shards(directory)
-    assert shards is not None
-    return shards
+
+    def write(folder: Path) -> None:
+        np.save(folder / "background.npy", _background(corpus, clip_samples))
+        clips = {split: _write_split(folder, split, corpus, clip_samples) for split in SPLITS}
+        index = {"wake_words": corpus.wake_words, "clip_samples": clip_samples, "clips": clips}
+        (folder / "index.json").write_text(json.dumps(index))
+
+    files.build_folder(directory, write)
+    return _read_index(directory)
 
 
 def open_shards(directory: str | Path) -> Shards | None:
-    """The shards that `write_shards` completed in a directory; None where there are none."""
-    path = Path(directory) / "index.json"
-    if not path.exists():
-        return None
-    index = json.loads(path.read_text())
+    """The shards that `write_shards` wrote to a directory; None where they are not whole."""
+    return _read_index(Path(directory)) if files.is_whole(Path(directory)) else None
+
+
+def _read_index(directory: Path) -> Shards:
+    index = json.loads((directory / "index.json").read_text())
     clips = {
         split: tuple(ClipInfo(**row) for row in rows) for split, rows in index["clips"].items()
     }
-    return Shards(path.parent, tuple(index["wake_words"]), index["clip_samples"], clips)
+    return Shards(directory, tuple(index["wake_words"]), index["clip_samples"], clips)
+
+
+def _shard_name(split: str, number: int) -> str:
+    return f"{split}-{number:05d}.tfrecord"
 
 
 def _key(*parts: object) -> str:
@@ -122,7 +123,7 @@ def _write_split(directory: Path, split: str, corpus: Corpus, length: int) -> li
             range(0, len(order), CLIPS_PER_SHARD), f"writing {split}", unit="shard", disable=None
         ):
             chosen = [clips[i] for i in order[start : start + CLIPS_PER_SHARD]]
-            path = directory / f"{split}-{start // CLIPS_PER_SHARD:05d}.tfrecord"
+            path = directory / _shard_name(split, start // CLIPS_PER_SHARD)
             with tf.io.TFRecordWriter(str(path)) as writer:
                 for clip, samples in zip(chosen, pool.map(load, chosen), strict=True):
                     info = _info(clip, corpus.wake_words)
@@ -194,7 +195,7 @@ def read_impulse_responses(folder: str | Path) -> NDArray[np.float32] | None:
     """Every room impulse response (audio file) below a folder, as one bank; None without a folder.
 
     Raises:
-      InputError: the folder holds no audio.
+      InputError: there is no such folder, or it holds no audio.
     """
     if not folder:
         return None
@@ -222,27 +223,30 @@ def split_features(
     Returns:
       ClipFeatures in the order of `shards.clips[split]`, memory-mapped.
     """
-    clips = shards.clips[split]
-    path = shards.directory / f"{split}-{condition}-{_key(frontend)}.npy"
-    if not path.exists():
-        prepare = in_noise(shards, split) if condition == "warm" else lambda samples, _: samples
-        frames = frontend.num_frames(shards.clip_samples)
-        partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-        array = np.lib.format.open_memmap(
-            partial, "w+", np.float32, (len(clips), frames, frontend.channels)
-        )
-        samples = tqdm(
-            read_audio(shards, split),
-            f"features of {split} ({condition})",
-            len(clips),
-            unit="clip",
-            disable=None,
-        )
-        for i, clip in enumerate(samples):
-            array[i] = compute(prepare(clip, i)[None], frontend, frames=frames)[0]
-        array.flush()
-        os.replace(partial, path)
-    return ClipFeatures(clips, np.load(path, mmap_mode="r"))
+    folder = shards.directory / f"{split}-{condition}-{_key(frontend)}"
+    files.build_folder(
+        folder, lambda path: _write_features(path, shards, split, frontend, condition)
+    )
+    return ClipFeatures(shards.clips[split], np.load(folder / _FEATURES, mmap_mode="r"))
+
+
+def _write_features(
+    folder: Path, shards: Shards, split: str, frontend: FrontendConfig, condition: str
+) -> None:
+    prepare = in_noise(shards, split) if condition == "warm" else lambda samples, _: samples
+    frames = frontend.num_frames(shards.clip_samples)
+    shape = (len(shards.clips[split]), frames, frontend.channels)
+    array = np.lib.format.open_memmap(folder / _FEATURES, "w+", np.float32, shape)
+    samples = tqdm(
+        read_audio(shards, split),
+        f"features of {split} ({condition})",
+        len(array),
+        unit="clip",
+        disable=None,
+    )
+    for i, clip in enumerate(samples):
+        array[i] = compute(prepare(clip, i)[None], frontend, frames=frames)[0]
+    array.flush()
 
 
 def in_noise(

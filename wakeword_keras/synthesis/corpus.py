@@ -1,8 +1,8 @@
 """A corpus without recordings: a phrase spoken by many voices, and what must not wake the device.
 
 espeak-ng speaks in accents of English crossed with variants (vocal tracts); a voice is a speaker
-(`lines` has the texts and the voices). Negatives are of four kinds: phrases that sound like the
-wake phrase (label `similar`), other speech (`speech`), noise (`_background_noise_`) and silence
+(`voices` lists them, `lines` has the texts). Negatives are of four kinds: phrases that sound like
+the wake phrase (label `similar`), other speech (`speech`), noise (`_background_noise_`) and silence
 (`_silence_`). Positives and similar phrases share carriers, rates, pitches and levels, and `speech`
 has the carriers' words, so that only the phrase itself tells a positive from a negative.
 
@@ -13,8 +13,6 @@ import csv
 import dataclasses
 import json
 import math
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,23 +23,20 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
+from wakeword_keras import files
 from wakeword_keras.audio import noise_signals
 from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
 from wakeword_keras.audio.noise_signals import Signal
 from wakeword_keras.errors import InputError
-from wakeword_keras.names import BACKGROUND_NOISE, SILENCE, SPLITS
+from wakeword_keras.names import BACKGROUND_NOISE, SILENCE, SPLITS, VALIDATION
 from wakeword_keras.synthesis.espeak import Espeak
 from wakeword_keras.synthesis.lines import (
-    ACCENTS,
     RATES_WPM,
-    SHARES,
     SIMILAR,
     SPEECH,
-    VARIANTS,
     Line,
     Script,
     alone,
-    choose_voices,
     in_carrier,
     phrase_label,
     similar_line,
@@ -50,6 +45,7 @@ from wakeword_keras.synthesis.lines import (
     without_phrase,
     write_script,
 )
+from wakeword_keras.synthesis.voices import ACCENTS, SHARES, VARIANTS, choose_voices
 
 _FORMAT = "flac"
 _VERSION = 1  # of the recipe: a corpus of another version is made again
@@ -117,7 +113,7 @@ class _Studio:
 
 
 def _split_counts(count: int) -> dict[str, int]:
-    held_out = max(1, round(count * SHARES[1]))
+    held_out = max(1, round(count * SHARES[VALIDATION]))
     return dict(zip(SPLITS, (count - 2 * held_out, held_out, held_out), strict=True))
 
 
@@ -255,12 +251,8 @@ def _clips(studio: _Studio, label: str) -> Iterator[tuple[str, str, str, Signal]
             yield SPEECH, voice, split, _clip(studio, *_other_speech(studio, voice))
         for i, first in enumerate(range(0, counts["noise"], _RECORDING_CLIPS)):
             length = min(_RECORDING_CLIPS, counts["noise"] - first) * config.clip_samples
-            yield (
-                BACKGROUND_NOISE,
-                f"noise-{split}-{i}",
-                split,
-                _background(studio, voices, i, length),
-            )
+            noise = _background(studio, voices, i, length)
+            yield BACKGROUND_NOISE, f"noise-{split}-{i}", split, noise
         for i in range(counts["silence"]):
             yield SILENCE, f"silence-{split}-{i}", split, _silence(studio, split, i)
 
@@ -308,34 +300,41 @@ def _clip_counts(config: SynthesisConfig) -> dict[str, dict[str, int]]:
 
 
 def _is_finished(folder: Path, phrase: str, config: SynthesisConfig) -> bool:
-    """Whether a folder holds this very corpus.
+    """Whether a folder holds this very corpus, whole."""
+    facts = _read_facts(folder)
+    wanted = {"version": _VERSION, "phrase": phrase, "config": dataclasses.asdict(config)}
+    return {name: facts.get(name) for name in wanted} == wanted and files.is_whole(folder)
 
-    Raises:
-        InputError: it holds something that is no synthesised corpus, which we would not delete.
-    """
-    if folder.is_file():
-        raise InputError(f"{folder} is a file; give an empty or new folder")
-    if not folder.exists() or not any(folder.iterdir()):
-        return False
+
+def _read_facts(folder: Path) -> dict[str, object]:
+    """What synthesis.json says; nothing where it is missing or damaged."""
     try:
         facts = json.loads((folder / "synthesis.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuses a folder that holds something else than a synthesised corpus."""
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; give an empty or new folder")
+    ours = "version" in _read_facts(folder) or (folder / files.CHECKSUMS).exists()
+    if folder.exists() and any(folder.iterdir()) and not ours:
         raise InputError(
-            f"{folder} is not empty and not a synthesised corpus (synthesis.json: {error}); "
+            f"{folder} is not empty and not a synthesised corpus (no synthesis.json of one); "
             "give an empty or new folder"
-        ) from error
-    wanted = [_VERSION, phrase, dataclasses.asdict(config)]
-    return [facts.get(key) for key in ("version", "phrase", "config")] == wanted
+        )
 
 
 def synthesize(phrase: str, out_dir: str, config: SynthesisConfig = SynthesisConfig()) -> str:
     """Makes a corpus for a wake phrase, or finds it made already.
 
-    The corpus is built beside `out_dir` and moved there when it is complete, so `out_dir` never
-    holds half of one. It has `manifest.csv` (path, label, speaker, split), a folder of clips per
-    label (mono 16 kHz 16 bit) and `synthesis.json`: config, counts, voices, the phrase's phonemes
-    and the similar phrases with their distances (see `phonetics`). Another corpus of this function
-    at `out_dir` is replaced.
+    The corpus is built beside `out_dir` and moved there when it is complete (see `files`); one that
+    is damaged is made again, another one of this function at `out_dir` replaced. It has
+    `manifest.csv` (path, label, speaker, split), a folder of clips per label (mono 16 kHz 16 bit)
+    and `synthesis.json`: config, counts, voices, the phrase's phonemes and the similar phrases with
+    their distances (see `phonetics`).
 
     Args:
         phrase: the wake phrase in English, "hey jarvis".
@@ -352,6 +351,7 @@ def synthesize(phrase: str, out_dir: str, config: SynthesisConfig = SynthesisCon
     words, label, folder = spoken(phrase), phrase_label(phrase), Path(out_dir)
     if _is_finished(folder, words, config):
         return label
+    _check_replaceable(folder)
     tts = Espeak(config.seed)
     script = write_script(tts, words, choose_voices(config.voices, config.seed))
     needed_ms = clip_ms_needed(_longest_ms(tts, words, script.voices))
@@ -360,13 +360,12 @@ def synthesize(phrase: str, out_dir: str, config: SynthesisConfig = SynthesisCon
             f"`clip_ms`={config.clip_ms} is too short for {phrase!r}, which takes up to "
             f"{needed_ms} ms: give `clip_ms`={needed_ms} or more"
         )
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _record(_Studio(tts, np.random.default_rng(config.seed), config, script), label, partial)
-    facts = json.dumps(_facts(tts, script, label, config), indent=1, ensure_ascii=False)
-    (partial / "synthesis.json").write_text(facts + "\n", "utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
+
+    def write(partial: Path) -> None:
+        rng = np.random.default_rng(config.seed)
+        _record(_Studio(tts, rng, config, script), label, partial)
+        facts = json.dumps(_facts(tts, script, label, config), indent=1, ensure_ascii=False)
+        (partial / "synthesis.json").write_text(facts + "\n", "utf-8")
+
+    files.build_folder(folder, write, lambda path: _is_finished(path, words, config))
     return label

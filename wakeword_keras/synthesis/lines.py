@@ -1,47 +1,21 @@
-"""What is said, and by whom: the texts and voices of a synthesised corpus, no audio yet.
-
-A voice is an accent of English crossed with a variant (a vocal tract), as `en-us+f3`. All voices of
-a variant's family share a split, so that validation and test hear vocal tracts that training never
-did.
-"""
+"""What is said: the texts of a synthesised corpus, no audio yet (`voices` has who says them)."""
 
 import importlib.resources
 import itertools
 import math
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from wakeword_keras.errors import InputError
-from wakeword_keras.names import SPLITS
 from wakeword_keras.synthesis import phonetics
 from wakeword_keras.synthesis.espeak import Espeak
+from wakeword_keras.synthesis.voices import ACCENTS
 
 SIMILAR, SPEECH = "similar", "speech"
-SHARES = (0.7, 0.15, 0.15)  # of the voices and clips of each split
-# fmt: off
-ACCENTS = (
-    "en-us", "en", "en-gb-scotland", "en-029", "en-gb-x-rp", "en-us-nyc", "en-gb-x-gbclan",
-    "en-gb-x-gbcwmd",
-)
-# espeak's variants less the robots, monsters and near-unintelligible ones. Marco and Alicia speak
-# 1.3 to 1.5 times slower than all others at the same rate, and would dictate clip_ms.
-VARIANTS = (
-    "f1", "f2", "f3", "f4", "f5", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "Alex",
-    "Andrea", "Andy", "Annie", "Denis", "Diogo", "Gene", "Gene2", "Henrique", "Hugo", "Jacky",
-    "Lee", "Mario", "Michael", "Mike", "Nguyen", "Reed", "adam", "anika", "announcer", "antonio",
-    "aunty", "belinda", "benjamin", "boris", "caleb", "david", "ed", "edward", "edward2",
-    "grandma", "grandpa", "gustave", "ian", "iven", "iven2", "iven3", "iven4", "john",
-    "kaukovalta", "klatt", "klatt2", "klatt3", "klatt4", "linda", "marcelo", "max", "michel",
-    "miguel", "mike2", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro",
-    "shelby", "steph", "steph2", "steph3", "travis", "victor", "whisper", "whisperf", "zac",
-)
-# fmt: on
-
 RATES_WPM = (140, 240)
 _COMMA_RATE_WPM = 200  # slowest rate with a pause inside the phrase, which makes it longer
 # Below this the difference is smaller than one between accents ("d" for "t" costs 0.3).
@@ -120,43 +94,6 @@ def spoken(phrase: str) -> str:
     """
     phrase_label(phrase)
     return " ".join(re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", phrase))
-
-
-def _family(variant: str) -> str:
-    """Variants that are one speaker retouched, as Gene and Gene2; m1 and m2 are two."""
-    name = variant.lower()
-    return name if len(name) == 2 else name.rstrip("0123456789f")
-
-
-def choose_voices(count: int, seed: int) -> dict[str, tuple[str, ...]]:
-    """Voices of each split, about 70, 15 and 15 %; no variant's family is in two splits.
-
-    Args:
-        count: voices in all, 3 to len(ACCENTS) * len(VARIANTS).
-        seed: of the choice.
-    """
-    rng = np.random.default_rng(seed)
-    families: dict[str, list[str]] = {}
-    for variant in rng.permutation(VARIANTS).tolist():
-        families.setdefault(_family(variant), []).append(variant)
-    # First members of all families come first, so that three voices are three families.
-    depth = max(len(members) for members in families.values())
-    order = [(f, m[k]) for k in range(depth) for f, m in families.items() if k < len(m)]
-    chosen = [order[k % len(order)] for k in range(count)]
-    sizes = Counter(family for family, _ in chosen)
-    split_of: dict[str, str] = {}
-    taken = dict.fromkeys(SPLITS, 0)
-    for family, size in sizes.items():
-        empty = [split for split in SPLITS if not taken[split]]
-        behind = min(SPLITS, key=lambda s: taken[s] / SHARES[SPLITS.index(s)])
-        split_of[family] = empty[0] if empty else behind
-        taken[split_of[family]] += size
-    accents = rng.permutation(ACCENTS).tolist()
-    voices: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for k, (family, variant) in enumerate(chosen):
-        turn, place = divmod(k, len(order))
-        voices[split_of[family]].append(f"{accents[(place + turn) % len(accents)]}+{variant}")
-    return {split: tuple(names) for split, names in voices.items()}
 
 
 def alone(text: str) -> list[Line]:

@@ -1,14 +1,14 @@
 """Training batches: augmented clips, each used several times (data echoing).
 
 Augmentation and the exact front end cost more than the training step of a small model. So a batch
-takes only a part of its clips fresh from them and draws the rest from a pool of the last ones, in
-which the fresh clips then replace the oldest. In every batch each clip is shifted anew, by half of
-the whole range, in that its frames are cut elsewhere, and masked anew. This is data echoing (Choi
-et al. 2019, arXiv:1907.05550) with the echoes spread over the whole pool.
+takes only a part of its clips from them and draws the rest from a pool of the last ones, in which
+the new clips then replace the oldest. In every batch each clip is shifted anew, by half of the
+whole range, in that its frames are cut elsewhere, and masked anew. This is data echoing (Choi et
+al. 2019, arXiv:1907.05550) with the echoes spread over the whole pool.
 """
 
-import itertools
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,8 +54,8 @@ class DataConfig:
             raise InputError(f"`echo`={self.echo}: must be at most `batch`={self.batch}")
 
     @property
-    def fresh(self) -> int:
-        """Clips of a batch that come fresh from augmentation."""
+    def new_clips(self) -> int:
+        """Clips of a batch that come straight from augmentation."""
         return round(self.batch / self.echo)
 
 
@@ -89,27 +89,19 @@ def training_batches(
       Dataset of (features float32 [batch, frames, channels], labels float32 [batch, wake_words],
       sample weights float32 [batch], groups int32 [batch], an index into GROUPS).
     """
-    hear = _hearing(shards, frontend, augment, impulse_responses)
     steps = steps_per_epoch(shards, config)
     first_step = first_epoch * steps
+    augmented = _augmentation(shards, frontend, augment, impulse_responses)
+    groups = functools.partial(_augmented_groups, shards, config, augmented, seed)
+    echoes = _Echoes(groups, config, len(shards.clips[TRAIN]), seed, first_step)
     frames = frontend.num_frames(shards.clip_samples)
 
-    def fresh(first_group: int) -> tf.data.Dataset:
-        return _fresh(shards, config, hear, seed, first_group)
-
-    mixed: Iterator[Arrays] = iter(())
-
-    def batch_of(step: NDArray[np.int64]) -> Arrays:
-        nonlocal mixed
-        if step == first_step:  # of a new iteration
-            mixed = _with_echoes(fresh, config, len(shards.clips[TRAIN]), seed, first_step)
-        features, *others = next(mixed)
-        return _cut(features, frames, np.random.default_rng([seed, int(step)])), *others
-
-    def made(step: tf.Tensor) -> tuple:
+    def batch(step: tf.Tensor) -> tuple:
         # Not Dataset.from_generator, which copies so often that it costs a tenth of a step.
         features, labels, weights, groups = tf.numpy_function(
-            batch_of, [step], [tf.float32, tf.float32, tf.float32, tf.int32]
+            lambda number: echoes.batch(int(number), frames),
+            [step],
+            [tf.float32, tf.float32, tf.float32, tf.int32],
         )
         features = tf.ensure_shape(features, [config.batch, frames, frontend.channels])
         mask_seed = batch_seed(seed, 0, step)
@@ -120,33 +112,60 @@ def training_batches(
             tf.ensure_shape(groups, [config.batch]),
         )
 
-    return tf.data.Dataset.range(first_step, epochs * steps).map(made).prefetch(2)
+    return tf.data.Dataset.range(first_step, epochs * steps).map(batch).prefetch(2)
 
 
-def _with_echoes(
-    fresh: Callable[[int], tf.data.Dataset],
-    config: DataConfig,
-    clips: int,
-    seed: int,
-    first_step: int,
-) -> Iterator[Arrays]:
-    """Batches without end; `fresh(n)` holds groups of augmented clips from the n-th on."""
-    groups = max(1, min(config.shuffle, clips) // config.fresh)
-    size, echoes = groups * config.fresh, config.batch - config.fresh
-    filling = zip(*fresh(first_step).take(groups).as_numpy_iterator(), strict=True)
-    # A group's place in the pool is its number modulo `groups`, wherever a resumed run begins.
-    shift = first_step % groups * config.fresh
-    pool = tuple(np.roll(np.concatenate(parts), shift, axis=0) for parts in filling)
-    newest = fresh(first_step + groups).as_numpy_iterator()
-    for step in itertools.count(first_step):
-        arrays = next(newest)
-        drawn = _drawn(seed, step * echoes, echoes, size)
-        yield tuple(
-            np.concatenate([part, kept[drawn]]) for part, kept in zip(arrays, pool, strict=True)
+class _Echoes:
+    """Batches of new clips and of clips from the pool, to be asked for one step after the other.
+
+    Asked for the first step again it starts anew, so that a dataset of it can be iterated twice.
+
+    Args:
+      groups: gives the dataset of groups of augmented clips from the n-th group on; step n takes
+        the groups before it into the pool and one more as its new clips.
+      config: sizes of batch, pool and groups.
+      clips: number of training clips.
+      seed: of what is drawn from the pool, and where its clips are cut.
+      first_step: of the run or of what is left of it.
+    """
+
+    def __init__(
+        self,
+        groups: Callable[[int], tf.data.Dataset],
+        config: DataConfig,
+        clips: int,
+        seed: int,
+        first_step: int,
+    ) -> None:
+        self._groups, self._seed, self._first_step = groups, seed, first_step
+        self._group_clips = config.new_clips
+        self._pool_groups = max(1, min(config.shuffle, clips) // config.new_clips)
+        self._echoed = config.batch - config.new_clips
+
+    def batch(self, step: int, frames: int) -> Arrays:
+        """The batch of a step, its clips cut to so many frames; before masks."""
+        if step == self._first_step:
+            self._start()
+        new = next(self._newest)
+        pool_size = self._pool_groups * self._group_clips
+        drawn = _drawn(self._seed, step * self._echoed, self._echoed, pool_size)
+        features, *others = (
+            np.concatenate([part, kept[drawn]]) for part, kept in zip(new, self._pool, strict=True)
         )
-        oldest = step % groups * config.fresh
-        for kept, part in zip(pool, arrays, strict=True):
-            kept[oldest : oldest + config.fresh] = part
+        oldest = step % self._pool_groups * self._group_clips
+        for kept, part in zip(self._pool, new, strict=True):
+            kept[oldest : oldest + self._group_clips] = part
+        return _cut(features, frames, np.random.default_rng([self._seed, step])), *others
+
+    def _start(self) -> None:
+        """Fill the pool with the groups that a run from the beginning has in it at this step."""
+        filling = self._groups(self._first_step).take(self._pool_groups).as_numpy_iterator()
+        # A group's place in the pool is its number modulo their count, wherever a run resumes.
+        shift = self._first_step % self._pool_groups * self._group_clips
+        self._pool = [
+            np.roll(np.concatenate(parts), shift, axis=0) for parts in zip(*filling, strict=True)
+        ]
+        self._newest = self._groups(self._first_step + self._pool_groups).as_numpy_iterator()
 
 
 def _cut(
@@ -166,12 +185,12 @@ def _drawn(seed: int, first: int, count: int, size: int) -> NDArray[np.int64]:
     return order[first % size :][:count]
 
 
-def _fresh(
-    shards: Shards, config: DataConfig, hear: Callable, seed: int, first_group: int
+def _augmented_groups(
+    shards: Shards, config: DataConfig, augmented: Callable, seed: int, first_group: int
 ) -> tf.data.Dataset:
     """Groups of augmented clips from endless passes over the training clips."""
     clips = len(shards.clips[TRAIN])
-    first = first_group * config.fresh
+    first = first_group * config.new_clips
 
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
         # The seed of this function's graph, not the program's: with 0 there, shuffle takes no
@@ -180,18 +199,18 @@ def _fresh(
         return _shuffled_clips(shards, config, seed, number)
 
     passes = tf.data.Dataset.range(first // clips, _ENDLESS).flat_map(one_pass)
-    groups = passes.skip(first % clips).batch(config.fresh)
+    groups = passes.skip(first % clips).batch(config.new_clips)
     seeds = tf.data.Dataset.range(first_group, _ENDLESS).map(lambda i: batch_seed(seed, 0, i))
-    return tf.data.Dataset.zip(seeds, groups).map(hear, num_parallel_calls=2)
+    return tf.data.Dataset.zip(seeds, groups).map(augmented, num_parallel_calls=2)
 
 
-def _hearing(
+def _augmentation(
     shards: Shards,
     frontend: FrontendConfig,
     augment: AugmentConfig,
     impulse_responses: NDArray[np.float32] | None,
 ) -> Callable:
-    """What makes a group of clips, with a seed, into features, labels, weights and groups."""
+    """A function (seed, a group of clips) -> their features, labels, weights and groups."""
     # Tensors made out here are captured; as constants of the graph they would cost half a minute.
     background = tf.constant(np.load(shards.directory / "background.npy"))
     rooms = None if impulse_responses is None else tf.constant(impulse_responses)
@@ -201,7 +220,7 @@ def _hearing(
     frames = frontend.num_frames(shards.clip_samples) + 2 * spare
     margin = spare * frontend.step_samples
 
-    def hear(group_seed: tf.Tensor, clips: dict[str, tf.Tensor]) -> tuple:
+    def augmented(group_seed: tf.Tensor, clips: dict[str, tf.Tensor]) -> tuple:
         noise = background if len(background) else None
         samples = tf.pad(clips["samples"], [[0, 0], [margin, margin]])
         samples, start = augment_waveform(samples, group_seed, shifted, noise, rooms)
@@ -209,7 +228,7 @@ def _hearing(
         labels = tf.one_hot(clips["target"], len(shards.wake_words))
         return features, labels, clips["weight"], tf.cast(clips["group"], tf.int32)
 
-    return hear
+    return augmented
 
 
 def _shuffled_clips(
