@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 
 from flags import config
-from wakeword_keras import models
+from wakeword_keras import labels, models
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.data.corpus import CorpusConfig
@@ -50,7 +50,7 @@ def read() -> RunConfig:
     if not values.data_dir and not values.wake_phrase:
         raise InputError("nothing to train on: give --data_dir, or --wake_phrase to synthesise one")
     wake_words = tuple(values.wake_words)
-    if values.wake_phrase and phrase_label(values.wake_phrase) not in wake_words:
+    if values.wake_phrase and not labels.find(phrase_label(values.wake_phrase), wake_words):
         wake_words += (phrase_label(values.wake_phrase),)
     if not wake_words:
         raise InputError("--wake_words is missing: name the labels to detect, such as happy")

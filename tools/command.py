@@ -1,10 +1,12 @@
 """What every tool shares: one clear line and exit code 1 on bad input, never a traceback."""
 
 import errno
+import itertools
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -13,6 +15,7 @@ from flags import config
 from wakeword_keras.errors import InputError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_SEVERAL = {"comma separated list of strings": ", with commas between values", "string": ""}
 
 
 def run(main: Callable[[Sequence[str]], object]) -> None:
@@ -71,9 +74,31 @@ def _parse(argv: Sequence[str]) -> list[str]:
     # absl's own parser prints the same error over three lines.
     app.define_help_flags()
     try:
+        _refuse_repeated(argv[1:])
         return flags.FLAGS(argv)
     except flags.Error as error:
         _fail(str(error))
+
+
+def _refuse_repeated(arguments: Iterable[str]) -> None:
+    """End on a text or list that is given twice: absl would drop the first without a word.
+
+    A flagfile may be overridden on the command line; its own lines are checked by themselves.
+    """
+    seen = set()
+    for argument in itertools.takewhile(lambda argument: argument != "--", arguments):
+        name, _, value = argument.strip().lstrip("-").partition("=")
+        if name == "flagfile" and os.path.isfile(value):
+            _refuse_repeated(Path(value).read_text("utf-8").splitlines())
+        elif argument.startswith("-") and name in seen:
+            _fail(f"--{name} is given twice: give it once{_SEVERAL.get(_kind(name), '')}")
+        elif argument.startswith("-") and _kind(name) in _SEVERAL:
+            seen.add(name)
+
+
+def _kind(name: str) -> str:
+    known = name in flags.FLAGS and name not in ("flagfile", "undefok")
+    return flags.FLAGS[name].flag_type() if known else ""
 
 
 def _fail(message: str) -> NoReturn:

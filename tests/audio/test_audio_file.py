@@ -147,6 +147,76 @@ def test_a_bad_file_is_named_in_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize("riff_size", [None, 0, 36])
+def test_a_wav_whose_header_says_0_bytes_is_read_where_samples_follow(tmp_path, subtype, riff_size):
+    path, samples = tmp_path / "piped.wav", tone(440, 16_000, 0.5)
+    soundfile.write(path, samples, 16_000, subtype=subtype)
+    whole, content = audio_file.read(path), bytearray(path.read_bytes())
+    size_at = content.index(b"data") + 4
+    content[size_at : size_at + 4] = bytes(4)
+    if riff_size is not None:
+        content[4:8] = riff_size.to_bytes(4, "little")
+    path.write_bytes(content)
+    np.testing.assert_array_equal(audio_file.read(path), whole)
+    np.testing.assert_array_equal(np.concatenate(list(audio_file.read_blocks(path))), whole)
+    assert audio_file.fingerprint(path)[0] == audio_file.probe(path)
+
+
+def test_a_wav_without_samples_has_none_whatever_chunks_follow(tmp_path):
+    path = tmp_path / "none.wav"
+    soundfile.write(path, np.zeros(0), 16_000)
+    for tail in (b"", b"LIST\4\0\0\0INFO", b"id3 \1\0\0\0x\0LIST\0\0\0\0"):
+        content = path.read_bytes()
+        path.write_bytes(content + tail)
+        with pytest.raises(InputError, match="no samples"):
+            audio_file.fingerprint(path)
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("subtype", ["GSM610", "NMS_ADPCM_16", "G721_32", "ULAW", "IMA_ADPCM"])
+def test_a_sound_wav_of_any_coding_is_read_whole_and_in_pieces(tmp_path, subtype):
+    path = tmp_path / "coded.wav"
+    soundfile.write(path, tone(440, 16_000, 2.0), 16_000, subtype=subtype)
+    whole = audio_file.read(path)
+    assert np.corrcoef(whole[:32_000], tone(440, 16_000, 2.0))[0, 1] > 0.9
+    assert audio_file.fingerprint(path)[0].seconds == len(whole) / 16_000
+    np.testing.assert_array_equal(np.concatenate(list(audio_file.read_blocks(path))), whole)
+    piece = audio_file.read(path, start_s=1.0, duration_s=0.5)
+    assert np.abs(piece.astype(int) - whole[16_000:24_000]).max() <= 1
+
+
+@pytest.mark.parametrize("rate_hz", [1, 3_999, 768_001, 2_000_000_000])
+def test_a_sample_rate_that_no_recorder_has_is_refused(tmp_path, rate_hz):
+    soundfile.write(tmp_path / "r.wav", np.zeros(100), rate_hz)
+    for reader in (audio_file.read, audio_file.fingerprint, audio_file.probe):
+        with pytest.raises(InputError, match=f"r.wav: its header says {rate_hz} samples"):
+            reader(tmp_path / "r.wav")
+
+
+@pytest.mark.parametrize("frames", [60_000, 1 << 34, (1 << 36) - 1])
+def test_a_flac_that_claims_more_frames_than_it_has_is_refused_without_their_memory(
+    tmp_path, frames
+):
+    path = tmp_path / "claims.flac"
+    audio_file.write(path, np.random.default_rng(0).integers(-900, 900, 50_000).astype(np.int16))
+    content = bytearray(path.read_bytes())
+    content[21:26] = (content[21] >> 4 << 36 | frames).to_bytes(5, "big")
+    path.write_bytes(content)
+    for reader in (audio_file.read, audio_file.fingerprint, lambda p: [*audio_file.read_blocks(p)]):
+        with pytest.raises(InputError, match=r"claims\.flac"):
+            reader(path)
+
+
+def test_a_name_that_is_not_utf_8_is_refused_in_one_line_that_can_be_printed(tmp_path):
+    path = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.wav")
+    with open(path, "wb") as file:
+        file.write(b"RIFF")
+    with pytest.raises(InputError, match="is not UTF-8; rename it") as error:
+        audio_file.fingerprint(path)
+    assert "caf" in str(error.value).encode().decode()
+
+
 def test_reading_past_the_end_is_an_error(tmp_path):
     audio_file.write(tmp_path / "a.wav", np.zeros(16_000, np.int16))
     with pytest.raises(InputError, match="no samples at 1 s"):

@@ -114,6 +114,22 @@ def test_bad_folders_are_named(corpus, tmp_path):
         joined(corpus, write_ambient(tmp_path / "ambient", everyone))
 
 
+def test_messages_come_out_before_the_error_that_they_explain(corpus, tmp_path, capsys):
+    folder = write_ambient(tmp_path / "ambient", SPEAKERS[:3], seconds=1.0)
+    for speaker in SPEAKERS[1:3]:
+        shutil.copy(folder / SPEAKERS[0] / "chapter/1.flac", folder / speaker / "chapter/1.flac")
+    with pytest.raises(InputError, match="`ambient_dir`"):
+        joined(corpus, folder)
+    assert "2 ambient recordings left out, the same audio" in capsys.readouterr().out
+
+
+def test_silent_ambient_recordings_are_named(corpus, tmp_path):
+    folder = write_ambient(tmp_path / "ambient", SPEAKERS)
+    audio_file.write(folder / SPEAKERS[0] / "off.wav", np.zeros(16_000, np.int16))
+    (message,) = [m for m in joined(corpus, folder).messages if "1 recordings are silent" in m]
+    assert "off.wav" in message
+
+
 def test_a_corpus_that_only_tests_takes_every_speaker_whole(corpus, tmp_path):
     folder = write_ambient(tmp_path / "ambient", SPEAKERS[:2])
     whole = ambient.join_test(corpus, [str(folder)], CONFIG)

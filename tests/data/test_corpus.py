@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 from small_recordings import write_recordings
@@ -182,6 +183,54 @@ def test_data_folders_are_merged(tmp_path):
     assert f"1/happy/{TRAINER}_nohash_0.wav" in by_id(corpus)
 
 
+# Spelling.
+
+
+@pytest.mark.parametrize("spelling", ["Happy", "HAPPY", "happy ", "häppy", "-happy-"])
+def test_a_wake_word_in_another_spelling_is_the_wake_word_and_is_said(tmp_path, spelling):
+    add_words(tmp_path / "folders", ("happy", spelling, "bed"))
+    rows = [f"{s}.wav,{spelling},{s}er,{s}" for s in SPLITS]
+    add_manifest(tmp_path / "listed", [*GOOD_ROWS, *rows])
+    for folder, count in (("folders", 6), ("listed", 6)):
+        corpus = read_corpus([str(tmp_path / folder)], HAPPY)
+        assert Counter(c.label for c in corpus.clips if c.group == POSITIVE) == {"happy": count}
+        assert Counter(c.label for c in corpus.clips if c.group != POSITIVE) == {"bed": 3}
+        if spelling.strip() != "happy" or folder == "folders":  # cells of a manifest are stripped
+            assert "3 recordings taken as 'happy'" in said(corpus, "warning: label")[0]
+
+
+def test_noise_in_another_spelling_is_noise_and_is_said(tmp_path):
+    add_words(tmp_path, ("happy", "bed", "Background Noise", "silence"))
+    add(tmp_path, "Background Noise/street/1.wav")
+    corpus = read_corpus([str(tmp_path)], HAPPY)
+    noise = Counter(clip.label for clip in corpus.clips if clip.group == NOISE)
+    assert noise == {"_background_noise_": 4, "_silence_": 3}
+    assert by_id(corpus)["Background Noise/street/1.wav"].speaker == "1"
+    assert len(said(corpus, "warning: label")) == 2
+
+
+def test_a_wake_word_like_a_label_of_noise_leaves_the_noise_alone(tmp_path):
+    add_words(tmp_path, ("Silence", "_silence_", "bed"))
+    corpus = read_corpus([str(tmp_path)], CorpusConfig(("silence",)))
+    groups = Counter((clip.label, clip.group) for clip in corpus.clips)
+    assert groups == {("silence", POSITIVE): 3, ("_silence_", NOISE): 3, ("bed", SPEECH): 3}
+
+
+def test_what_only_looks_like_a_wake_word_is_other_speech_and_is_said(tmp_path):
+    add_words(tmp_path, ("happy", "happy2", "not-happy", "bed"))
+    add(tmp_path, "test/Happy/1.wav")
+    corpus = read_corpus([str(tmp_path)], HAPPY)
+    assert {c.label for c in corpus.clips if c.group == POSITIVE} == {"happy"}
+    assert said(corpus, "warning: label 'happy2' is not 'happy': its 3 recordings")
+    assert said(corpus, "warning: label 'not-happy' is not 'happy'")
+    assert "test/Happy/1.wav" in said(corpus, "1 recordings lie in a folder of a wake word")[0]
+
+
+def test_the_usual_spelling_is_not_remarked_on(tmp_path):
+    add_words(tmp_path, ("happy", "bed", "_background_noise_"))
+    assert not said(read_corpus([str(tmp_path)], HAPPY), "warning")
+
+
 # Long recordings.
 
 
@@ -300,6 +349,60 @@ def test_splits_are_speaker_disjoint_and_share_no_audio(tmp_path):
     assert len(contents) == len(set(contents)) < 120
 
 
+# Silence, and what explains an error.
+
+
+def add_silent(root, name, samples=None):
+    add(root, name)
+    audio_file.write(root / name, np.zeros(1600, np.int16) if samples is None else samples)
+
+
+def test_silent_wake_words_are_left_out_and_counted_and_silent_speech_is_named(tmp_path):
+    add_words(tmp_path)
+    dithered = np.random.default_rng(0).integers(-3, 4, 1600).astype(np.int16)
+    add_silent(tmp_path, f"happy/{TRAINER}_nohash_1.wav")
+    add_silent(tmp_path, f"happy/{TRAINER}_nohash_2.wav", dithered)
+    add_silent(tmp_path, f"bed/{TRAINER}_nohash_1.wav", dithered[::-1].copy())
+    add_silent(tmp_path, "_silence_/zero.wav")
+    corpus = read_corpus([str(tmp_path)], HAPPY)
+    assert sum(clip.group == POSITIVE for clip in corpus.clips) == 3
+    assert f"bed/{TRAINER}_nohash_1.wav" in by_id(corpus)
+    assert "_silence_/zero.wav" in by_id(corpus)
+    assert f"bed/{TRAINER}_nohash_1.wav" in said(corpus, "3 recordings are silent")[0]
+    assert f"happy/{TRAINER}_nohash_2.wav" in said(corpus, "2 silent wake words left out")[0]
+
+
+def test_channels_that_cancel_each_other_are_silent(tmp_path):
+    add_words(tmp_path)
+    one = sound("x")
+    path = tmp_path / "happy" / f"{TRAINER}_nohash_1.wav"
+    soundfile.write(path, np.stack([one, -one], 1), 16_000)
+    assert said(read_corpus([str(tmp_path)], HAPPY), "1 silent wake words left out")
+
+
+def test_messages_come_out_before_the_error_that_they_explain(tmp_path, capsys):
+    add_words(tmp_path, ("bed",))
+    for speaker in SPEAKERS:
+        (tmp_path / f"{speaker}.m4a").write_bytes(b"ftypM4A")
+    assert "the labels there are bed" in error_of([tmp_path])
+    assert "3 files ignored, not .wav, " in capsys.readouterr().out
+    for speaker in SPEAKERS:
+        add_silent(tmp_path, f"happy/{speaker}_nohash_0.wav")
+    assert "train 0, validation 0, test 0" in error_of([tmp_path])
+    assert "3 silent wake words left out" in capsys.readouterr().out
+    for speaker in SPEAKERS:
+        add(tmp_path, f"happy/{speaker}_nohash_0.wav", content="the same")
+    assert "train 0, validation 0, test 1" in error_of([tmp_path])
+    assert "2 clips dropped, the same audio" in capsys.readouterr().out
+
+
+def test_a_corpus_without_errors_prints_nothing(tmp_path, capsys):
+    add_words(tmp_path)
+    add_silent(tmp_path, f"happy/{TRAINER}_nohash_1.wav")
+    read_corpus([str(tmp_path)], HAPPY)
+    assert capsys.readouterr().out == ""
+
+
 # The hash and the summary.
 
 
@@ -370,8 +473,8 @@ def test_missing_and_empty_folders_are_named(tmp_path):
 
 def test_a_wake_word_without_clips_lists_labels_and_the_closest(tmp_path):
     add_words(tmp_path, ("hey_jarvis", "bed"))
-    message = error_of([tmp_path], CorpusConfig(("hey jarvis",)))
-    assert "`wake_words`=hey jarvis" in message
+    message = error_of([tmp_path], CorpusConfig(("hey jarvi",)))
+    assert "`wake_words`=hey jarvi:" in message
     assert "bed, hey_jarvis; did you mean hey_jarvis?" in message
 
 
@@ -448,6 +551,7 @@ def test_a_manifest_that_is_no_manifest_says_what_it_must_be(tmp_path):
         ({"wake_words": ()}, "`wake_words`"),
         ({"wake_words": ("a", "a")}, "`wake_words`"),
         ({"wake_words": ("a", "")}, "`wake_words`"),
+        ({"wake_words": ("a b", "A_b")}, "`wake_words`"),
         ({"test_percent": 90.0}, "`test_percent`"),
         ({"validation_percent": -1.0}, "`validation_percent`"),
         ({"test_percent": float("nan")}, "`test_percent`"),

@@ -175,6 +175,8 @@ def test_the_phrase_becomes_a_wake_word_once(command_line):
     assert run_flags.read().corpus.wake_words == ("hey_jarvis",)
     command_line("--wake_phrase=hey jarvis", "--wake_words=hey_jarvis,stop")
     assert run_flags.read().corpus.wake_words == ("hey_jarvis", "stop")
+    command_line("--wake_phrase=hey jarvis", "--wake_words=stop,Hey Jarvis")
+    assert run_flags.read().corpus.wake_words == ("stop", "Hey Jarvis")
 
 
 def test_the_written_flags_give_the_same_run(command_line, tmp_path):
@@ -214,6 +216,7 @@ def test_the_flags_of_a_run_are_key_flags_of_the_tool():
         ([], "--data_dir"),
         (["--data_dir=x"], "--wake_words is missing"),
         (["--data_dir=x", "--wake_words=a,a"], "--wake_words=a,a"),
+        (["--wake_phrase=hey jarvis", "--wake_words=Speech"], "--wake_words=Speech"),
         (["--data_dir=x", "--wake_words=a", "--class_weights", "--alpha=0.5"], "--class_weights"),
         (["--data_dir=x", "--wake_words=a", "--gamma=-1"], "--gamma .*-1"),
         (["--data_dir=x", "--wake_words=a", "--calibration_clips=0"], "--calibration_clips=0"),

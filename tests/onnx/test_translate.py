@@ -255,6 +255,14 @@ def test_the_file_is_at_most_1_3_times_the_tflite_file(kind):
     assert len(export.from_tflite(content)) <= 1.3 * len(content)
 
 
+def test_an_operator_without_its_options_is_named(ds_cnn_files):
+    graph = flatbuffer.read_graph(ds_cnn_files[0])
+    last = dataclasses.replace(graph.operators[-1], options=None)
+    damaged = dataclasses.replace(graph, operators=(*graph.operators[:-1], last))
+    with pytest.raises(InputError, match="operator FULLY_CONNECTED lacks its options"):
+        export.from_tflite(flatbuffer.write([damaged]))
+
+
 def test_an_operator_without_translation_is_named(features):
     content = convert.float_model(model_of(lambda x: tf.cos(x)[:, 0]))
     with pytest.raises(InputError, match=r"^the model: operator COS "):

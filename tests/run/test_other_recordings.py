@@ -165,9 +165,9 @@ def test_a_run_that_is_not_finished_is_named_with_the_mend(copied, tmp_path):
 
 def test_silence_is_no_proof_that_a_clip_trained_the_run(stream_run, tmp_path):
     folder = tmp_path / "words"
-    for label in ("yes", "no"):
+    for label, level in (("yes", 0.1), ("no", 0.0)):
         (folder / label).mkdir(parents=True)
-        soundfile.write(folder / label / "1.wav", [0.0] * 8000, 16000)
+        soundfile.write(folder / label / "1.wav", [level] * 8000, 16000)
     shards = open_shards(json.loads(Path(stream_run.run_dir, "run.json").read_text())["shards"])
     corpus = other_recordings.read_corpus(
         [str(folder)], stream_run.corpus, only=other_recordings.TEST

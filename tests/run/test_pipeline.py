@@ -12,10 +12,11 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+import soundfile
 import tf_keras as keras
 from absl import flags
 from absl.testing import flagsaver
-from small_recordings import write_recordings
+from small_recordings import write_ambient, write_recordings
 
 from tools import command, train
 from wakeword_keras import files
@@ -483,6 +484,78 @@ def test_other_recordings_are_not_taken_for_the_runs_own(tool, recordings, monke
     shutil.copy(recordings / "train-no-1.wav", recordings / "kept.wav")
     os.replace(recordings / "kept.wav", recordings / "train-no-2.wav")
     refused(tool(*given), "recordings are not those", tmp_path / "run", "--run_dir")
+
+
+class Enough(Exception):
+    """The corpus is read; no training is wanted."""
+
+
+@pytest.fixture
+def corpus_only(tool, recordings, tmp_path, monkeypatch):
+    """Runs the tool's corpus stage on recordings, ambient audio and impulse responses."""
+
+    def stop(*_):
+        raise Enough
+
+    monkeypatch.setattr(pipeline, "_fp32", stop)
+    write_ambient(tmp_path / "ambient", ["a", "b", "c"])
+    (tmp_path / "rooms").mkdir()
+    soundfile.write(tmp_path / "rooms" / "hall.wav", [1.0, 0.5, 0.25], 16000)
+    given = [f"--{name}={tmp_path / folder}" for name, folder in (
+        ("data_dir", "recordings"), ("ambient_dir", "ambient"), ("impulse_response_dir", "rooms")
+    )]  # fmt: skip
+    run = lambda: tool(*given, "--wake_words=yes", "--clip_ms=500")  # noqa: E731
+    with pytest.raises(Enough):
+        run()
+    return run
+
+
+def change(path):
+    samples, rate_hz = soundfile.read(path)
+    soundfile.write(path, samples * 0.5, rate_hz)
+
+
+def add(path, folder):
+    soundfile.write(path, np.random.default_rng(9).normal(0, 0.05, 8000), 16000)
+    if folder == "recordings":
+        with (path.parent / "manifest.csv").open("a") as manifest:
+            manifest.write(f"{path.name},no,train-3,train\n")
+
+
+@pytest.mark.parametrize(
+    "path", ["recordings/train-no-2.wav", "ambient/a/chapter/1.flac", "rooms/hall.wav"]
+)
+def test_recordings_that_changed_are_named_with_the_mend(corpus_only, tmp_path, path):
+    before = contents(tmp_path / "run")
+    changed = tmp_path / path
+    kept = changed.read_bytes()
+    change(changed)
+    refused(corpus_only(), "1 changed", changed, tmp_path / "run", "--run_dir")
+    assert contents(tmp_path / "run") == before
+    changed.write_bytes(kept)
+    with pytest.raises(Enough):
+        corpus_only()
+    other = changed.with_name("more.wav")
+    add(other, path.split("/")[0])
+    refused(corpus_only(), "1 added", other, tmp_path / "run", "--run_dir")
+
+
+def test_recordings_that_are_gone_are_named_with_the_mend(corpus_only, tmp_path):
+    gone = tmp_path / "ambient" / "c" / "chapter" / "2.wav"
+    add(gone, "ambient")
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(Enough):
+        corpus_only()
+    gone.unlink()
+    refused(corpus_only(), "1 removed", gone, "--run_dir")
+
+
+def test_a_new_time_alone_is_no_change(corpus_only, recordings):
+    for path in recordings.iterdir():
+        os.utime(path, (1, 1))
+    for _ in range(2):
+        with pytest.raises(Enough):
+            corpus_only()
 
 
 def test_bad_input_through_a_process_is_one_line_without_a_traceback(tmp_path):

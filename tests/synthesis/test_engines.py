@@ -104,6 +104,19 @@ def test_what_was_said_is_kept_and_another_draw_is_said_anew(tmp_path):
     assert len(engine.speaking.said) == 4
 
 
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-40], lambda b: b[:99] + b"?" * 9])
+def test_a_damaged_utterance_is_said_again(tmp_path, damage):
+    engine = Kept(Tone("x"), tmp_path)
+    first = engine.say(LINE, "en-us+x", np.random.default_rng(5))
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    again = engine.say(LINE, "en-us+x", np.random.default_rng(5))
+    assert again.audio.tobytes() == first.audio.tobytes()
+    assert len(engine.speaking.said) == 2
+    assert path.read_bytes() == whole
+
+
 def test_draws_after_an_utterance_are_the_same_whether_it_was_kept_or_said(tmp_path):
     draws = []
     for _ in range(2):

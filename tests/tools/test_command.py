@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from flags import run_flags
 from tools import command
@@ -99,3 +101,39 @@ def test_the_process_ends_with_its_code_and_its_output(body, code, last):
     assert (lines[-1] if lines else None) == last
     # A traceback is for our own errors alone.
     assert (len(lines) > 1) == (last == "ZeroDivisionError: ours")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--data_dir=a", "--data_dir=b"],
+        ["--data_dir", "a", "--data_dir=b"],
+        ["-data_dir=a", "--seed=1", "--data_dir", "b"],
+        ["--flagfile=FILE", "--seed=1"],
+        ["--flagfile=FILE", "--data_dir=c"],
+    ],
+)
+def test_a_list_that_is_given_twice_is_refused(arguments, tmp_path, capsys):
+    assert run_flags.PARTS
+    (tmp_path / "x.flags").write_text("# two\n--data_dir=a\n--seed=1\n--data_dir=b\n")
+    arguments = [argument.replace("FILE", f"{tmp_path}/x.flags") for argument in arguments]
+    with pytest.raises(SystemExit):
+        command._parse(["train", *arguments])
+    said = capsys.readouterr().err
+    assert said == ("error: --data_dir is given twice: give it once, with commas between values\n")
+
+
+def test_a_folder_that_is_given_twice_is_refused(capsys):
+    assert run_flags.PARTS
+    with pytest.raises(SystemExit):
+        command._parse(["train", "--impulse_response_dir=a", "--impulse_response_dir=b"])
+    assert "--impulse_response_dir is given twice" in capsys.readouterr().err
+
+
+def test_a_flagfile_is_overridden_and_what_stands_behind_two_dashes_is_no_flag(tmp_path):
+    assert run_flags.PARTS
+    (tmp_path / "x.flags").write_text("--data_dir=a\n--seed=3\n")
+    given = [f"--flagfile={tmp_path}/x.flags", "--data_dir=b,c", "--seed=4", "--seed=5"]
+    with flagsaver.flagsaver():
+        assert command._parse(["train", *given, "--", "--data_dir=d"]) == ["train", "--data_dir=d"]
+        assert (flags.FLAGS.data_dir, flags.FLAGS.seed) == (["b", "c"], 5)

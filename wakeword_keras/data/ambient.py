@@ -14,7 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from wakeword_keras.data.corpus import Clip, Corpus, CorpusConfig, hash_clips
-from wakeword_keras.data.recordings import Recording, few, fingerprints, list_ambient
+from wakeword_keras.data.recordings import (
+    Recording,
+    few,
+    fingerprints,
+    list_ambient,
+    printed_before_an_error,
+)
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import NOISE, SPEECH, SPLITS, TEST, TRAIN
 
@@ -37,6 +43,13 @@ def join(corpus: Corpus, ambient_dirs: Sequence[str], config: CorpusConfig) -> C
       InputError: a folder or a file is wrong, or there is too little for three splits.
     """
     messages = list(corpus.messages)
+    with printed_before_an_error(messages):
+        return _join(corpus, ambient_dirs, config, messages)
+
+
+def _join(
+    corpus: Corpus, ambient_dirs: Sequence[str], config: CorpusConfig, messages: list[str]
+) -> Corpus:
     recordings, seconds, contents = _read(corpus, ambient_dirs, config, messages)
     # Pieces of noise are split by time: whose name they carry says nothing.
     pinned = {clip.speaker: clip.split for clip in corpus.clips if clip.group != NOISE}
@@ -73,7 +86,8 @@ def join_test(corpus: Corpus, ambient_dirs: Sequence[str], config: CorpusConfig)
       InputError: a folder or a file is wrong.
     """
     messages = list(corpus.messages)
-    recordings, seconds, contents = _read(corpus, ambient_dirs, config, messages)
+    with printed_before_an_error(messages):
+        recordings, seconds, contents = _read(corpus, ambient_dirs, config, messages)
     pieces = [_piece(r, TEST, 0.0, seconds[r.path]) for r in recordings]
     return replace(
         corpus,

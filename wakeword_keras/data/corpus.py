@@ -1,6 +1,7 @@
 """A corpus of clips: who spoke, which label, which split.
 
 Labels that are not a wake word are negatives: noise for `NOISE_LABELS`, speech for all others.
+Spelling does not matter (see `labels`): recordings in `Hey Jarvis/` are those of hey_jarvis.
 Splits are speaker-disjoint: a speaker goes where a manifest says, else where the hash of the name
 falls. Where nobody says who spoke (see recordings.py), each file name counts as a speaker, and a
 message says so: one person may then be on both sides of a split.
@@ -18,8 +19,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
-from wakeword_keras.data.recordings import Recording, few, fingerprints, list_recordings
+from wakeword_keras.data.recordings import (
+    Recording,
+    few,
+    fingerprints,
+    list_recordings,
+    printed_before_an_error,
+)
 from wakeword_keras.errors import InputError
+from wakeword_keras.labels import normal_form
 from wakeword_keras.names import (
     NOISE,
     NOISE_LABELS,
@@ -81,8 +89,11 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         words = self.wake_words
-        if not words or not all(words) or len(set(words)) < len(words):
-            raise InputError(f"`wake_words`={','.join(words)}: give one or more different labels")
+        if not words or not all(words) or len(set(map(normal_form, words))) < len(words):
+            raise InputError(
+                f"`wake_words`={','.join(words)}: give one or more labels that differ by more than "
+                "case, accents and what separates their words"
+            )
         held_out = self.validation_percent, self.test_percent
         if not (min(held_out) >= 0 and sum(held_out) < 100):
             raise InputError(
@@ -145,9 +156,10 @@ def hash_split(speaker: str, validation_percent: float, test_percent: float) -> 
 def read_corpus(data_dirs: Sequence[str], config: CorpusConfig, only: str | None = None) -> Corpus:
     """List, check and split the clips of one or more data folders.
 
-    Every file is decoded once, in bounded memory, which proves it sound and finds copies: a clip
-    that is in several splits stays only in the most held-out one (test, then validation), and one
-    that is several times in a split under one label stays once. Equality is of decoded samples.
+    Every file is decoded once, in bounded memory, which proves it sound. Wake words that are silent
+    are left out. A clip that is in several splits stays only in the most held-out one (test, then
+    validation), and one that is several times in a split under one label stays once. Equality is
+    of decoded samples.
 
     Args:
       data_dirs: folders in one of the two layouts that recordings.py names; they are merged.
@@ -158,9 +170,18 @@ def read_corpus(data_dirs: Sequence[str], config: CorpusConfig, only: str | None
       The corpus; each wake word and the negatives have clips in every split, or in `only`.
 
     Raises:
-      InputError: a folder, a manifest, an audio file or a wake word is wrong.
+      InputError: a folder, a manifest, an audio file or a wake word is wrong; what was dropped or
+        ignored until then is printed before.
     """
-    recordings, messages = list_recordings(data_dirs)
+    messages: list[str] = []
+    with printed_before_an_error(messages):
+        return _read(data_dirs, config, only, messages)
+
+
+def _read(
+    data_dirs: Sequence[str], config: CorpusConfig, only: str | None, messages: list[str]
+) -> Corpus:
+    recordings = list_recordings(data_dirs, config.wake_words, messages)
     if only:
         recordings = [replace(recording, split=only) for recording in recordings]
     splits = (only,) if only else SPLITS
@@ -169,12 +190,18 @@ def read_corpus(data_dirs: Sequence[str], config: CorpusConfig, only: str | None
     prints = fingerprints(recordings, config.skip_bad_audio, messages)
     clips: list[Clip] = []
     contents: dict[str, str] = {}
+    silent: list[str] = []
     for recording in recordings:
         if recording.path in prints:
             info, content = prints[recording.path]
             pieces = _cut(recording, info.seconds, assigned, config)
+            if info.silent and pieces[0].group == POSITIVE:
+                silent.append(recording.recording_id)
+                continue
             clips += pieces
             contents |= dict.fromkeys((piece.clip_id for piece in pieces), content)
+    if silent:
+        messages.append(f"{len(silent)} silent wake words left out: {few(silent)}")
     clips = _drop_copies(sorted(clips, key=lambda clip: clip.clip_id), contents, messages)
     _check_splits(clips, config, splits)
     messages += _remarks(clips, recordings, config, splits)

@@ -12,18 +12,21 @@ speaker (in a manifest the whole path).
 import csv
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
+from wakeword_keras import labels
 from wakeword_keras.audio import audio_file
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import AMBIENT, NOISE_LABELS, SPLITS
 
-_MANIFEST = "manifest.csv"
+MANIFEST = "manifest.csv"
 _SPEAKER_MARK = "_nohash_"
 
 
@@ -34,7 +37,8 @@ class Recording:
     Attributes:
       recording_id: unique in the corpus and the same wherever the data lie.
       path: the audio file.
-      label: folder below the data folder, or the manifest's label.
+      label: folder below the data folder, or the manifest's label; a wake word or a label of noise
+        as we spell it.
       speaker: who speaks, or the name of the file where nobody says.
       speaker_known: False where `speaker` is only the name of the file.
       origin: how an error names it: the file, or manifest and row.
@@ -52,18 +56,31 @@ class Recording:
     weight: float = 1.0
 
 
+@contextmanager
+def printed_before_an_error(messages: Sequence[str]) -> Iterator[None]:
+    """Print messages before an InputError leaves: what was dropped or ignored explains it."""
+    try:
+        yield
+    except InputError:
+        for message in messages:
+            print(message, flush=True)
+        raise
+
+
 def list_files(root: Path) -> list[Path]:
     """Every file below a folder but hidden ones (macOS leaves `._x.wav` beside x.wav), sorted.
 
     Hidden folders are left out, links to folders are followed.
 
     Raises:
-      InputError: a folder cannot be read.
+      InputError: a folder cannot be read, or a name is not UTF-8.
     """
     paths: list[Path] = []
     for folder, subfolders, names in os.walk(root, onerror=_unreadable, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         paths += [Path(folder, name) for name in names if not name.startswith(".")]
+    for path in paths:
+        audio_file.check_name(path)
     return sorted(paths)
 
 
@@ -72,15 +89,17 @@ def is_audio(path: Path) -> bool:
     return path.suffix.lower() in audio_file.SUFFIXES
 
 
-def list_recordings(data_dirs: Sequence[str]) -> tuple[list[Recording], list[str]]:
+def list_recordings(
+    data_dirs: Sequence[str], wake_words: Sequence[str], messages: list[str]
+) -> list[Recording]:
     """List the recordings of one or more data folders.
 
     Args:
       data_dirs: folders in one of the two layouts of the module's docstring. With several, the ids
         begin with the number of the folder, from 1.
-
-    Returns:
-      (recordings, messages): a message for each folder with files that are not audio.
+      wake_words: labels that are taken in every spelling, as those of noise are (see `labels`).
+      messages: takes one for each folder with files that are not audio, and each label that was
+        taken in another spelling or only looks like a wake word.
 
     Raises:
       InputError: a folder or manifest is missing, empty or wrong.
@@ -88,11 +107,11 @@ def list_recordings(data_dirs: Sequence[str]) -> tuple[list[Recording], list[str
     if not data_dirs:
         raise InputError("`data_dir`: give the folder of your recordings")
     recordings: list[Recording] = []
-    messages: list[str] = []
     for number, data_dir in enumerate(data_dirs, start=1):
         prefix = f"{number}/" if len(data_dirs) > 1 else ""
         recordings += _list_data_dir(Path(data_dir), prefix, messages)
-    return recordings, messages
+    messages += _spelling_messages(recordings, wake_words)
+    return [_with_our_spelling(recording, wake_words) for recording in recordings]
 
 
 def list_ambient(ambient_dirs: Sequence[str]) -> list[Recording]:
@@ -129,6 +148,22 @@ def list_ambient(ambient_dirs: Sequence[str]) -> list[Recording]:
     return recordings
 
 
+def list_impulse_responses(folder: str | Path) -> list[Path]:
+    """Every audio file below a folder of room impulse responses; none without a folder.
+
+    Raises:
+      InputError: there is no such folder, or it holds no audio.
+    """
+    if not folder:
+        return []
+    if not Path(folder).is_dir():
+        raise InputError(f"`impulse_response_dir`={folder}: no such folder")
+    paths = [path for path in list_files(Path(folder)) if is_audio(path)]
+    if not paths:
+        raise InputError(f"`impulse_response_dir`={folder}: no audio files there")
+    return paths
+
+
 def fingerprints(
     recordings: Sequence[Recording], skip_bad_audio: bool, messages: list[str]
 ) -> dict[str, tuple[audio_file.AudioInfo, str]]:
@@ -156,7 +191,46 @@ def fingerprints(
         raise InputError(f"{next(iter(bad.values()))}, or pass `skip_bad_audio` to go on{more}")
     if bad:
         messages.append(f"{len(bad)} unreadable audio files skipped: {few(list(bad))}")
+    silent = [
+        recording.recording_id
+        for recording in recordings
+        if recording.path in prints
+        and prints[recording.path][0].silent
+        and recording.label not in NOISE_LABELS
+    ]
+    if silent:
+        messages.append(f"{len(silent)} recordings are silent: {few(silent)}")
     return prints
+
+
+def _with_our_spelling(recording: Recording, wake_words: Sequence[str]) -> Recording:
+    label = labels.find(recording.label, (*wake_words, *sorted(NOISE_LABELS)))
+    return replace(recording, label=label or recording.label)
+
+
+def _spelling_messages(recordings: Sequence[Recording], wake_words: Sequence[str]) -> Iterator[str]:
+    known = (*wake_words, *sorted(NOISE_LABELS))
+    for label, count in sorted(Counter(recording.label for recording in recordings).items()):
+        taken = labels.find(label, known)
+        near = labels.find_near(label, known)
+        if taken and taken != label:
+            yield f"warning: label {label!r}: {count} recordings taken as {taken!r}"
+        elif near and not taken:
+            yield (
+                f"warning: label {label!r} is not {near!r}: its {count} recordings count as other "
+                f"speech; rename it if they are {near!r}"
+            )
+    inside = [
+        recording.recording_id
+        for recording in recordings
+        if not labels.find(recording.label, wake_words)
+        and any(labels.find(part, wake_words) for part in Path(recording.recording_id).parts[:-1])
+    ]
+    if inside:
+        yield (
+            f"warning: {len(inside)} recordings lie in a folder of a wake word's name but have "
+            f"another label; make that folder the label if it is spoken there: {few(inside)}"
+        )
 
 
 def few(names: Sequence[str], most: int = 3) -> str:
@@ -167,14 +241,14 @@ def few(names: Sequence[str], most: int = 3) -> str:
 def _list_data_dir(root: Path, prefix: str, messages: list[str]) -> list[Recording]:
     if not root.is_dir():
         raise InputError(f"`data_dir`={root}: no such folder; give the folder of your recordings")
-    if (root / _MANIFEST).is_file():
+    if (root / MANIFEST).is_file():
         recordings = list(_list_manifest(root, prefix))
     else:
         recordings = list(_list_folders(root, prefix, messages))
     if not recordings:
         raise InputError(
             f"`data_dir`={root}: no audio; expected <label>/<clips> of "
-            f"{', '.join(audio_file.SUFFIXES)}, or {_MANIFEST} with the columns path,label"
+            f"{', '.join(audio_file.SUFFIXES)}, or {MANIFEST} with the columns path,label"
         )
     return recordings
 
@@ -188,7 +262,7 @@ def _list_folders(root: Path, prefix: str, messages: list[str]) -> Iterator[Reco
             continue
         marked, mark, _ = path.stem.partition(_SPEAKER_MARK)
         # Folders of noise sort it by kind, not by speaker.
-        in_folder = len(below) > 1 and label not in NOISE_LABELS
+        in_folder = len(below) > 1 and not labels.find(label, NOISE_LABELS)
         yield Recording(
             recording_id=prefix + path.relative_to(root).as_posix(),
             path=str(path),
@@ -199,12 +273,13 @@ def _list_folders(root: Path, prefix: str, messages: list[str]) -> Iterator[Reco
         )
     if ignored:
         messages.append(
-            f"{root}: {len(ignored)} files ignored, not audio in a label folder: {few(ignored)}"
+            f"{root}: {len(ignored)} files ignored, not {', '.join(audio_file.SUFFIXES)} "
+            f"in a label folder: {few(ignored)}"
         )
 
 
 def _list_manifest(root: Path, prefix: str) -> Iterator[Recording]:
-    manifest = root / _MANIFEST
+    manifest = root / MANIFEST
     first_row: dict[str, int] = {}
     try:
         with open(manifest, newline="", encoding="utf-8-sig") as file:

@@ -24,8 +24,7 @@ from wakeword_keras.audio.augmentation import prepare_impulse_responses
 from wakeword_keras.audio.features import FrontendConfig, compute
 from wakeword_keras.data.clips import ClipFeatures, ClipInfo
 from wakeword_keras.data.corpus import Clip, Corpus
-from wakeword_keras.data.recordings import is_audio, list_files
-from wakeword_keras.errors import InputError
+from wakeword_keras.data.recordings import list_impulse_responses
 from wakeword_keras.names import GROUPS, NOISE, SPLITS, TRAIN
 
 CONDITIONS = ("cold", "warm")
@@ -197,14 +196,8 @@ def read_impulse_responses(folder: str | Path) -> NDArray[np.float32] | None:
     Raises:
       InputError: there is no such folder, or it holds no audio.
     """
-    if not folder:
-        return None
-    if not Path(folder).is_dir():
-        raise InputError(f"`impulse_response_dir`={folder}: no such folder")
-    paths = [path for path in list_files(Path(folder)) if is_audio(path)]
-    if not paths:
-        raise InputError(f"`impulse_response_dir`={folder}: no audio files there")
-    return prepare_impulse_responses([audio_file.read(path) for path in paths])
+    paths = list_impulse_responses(folder)
+    return prepare_impulse_responses([audio_file.read(path) for path in paths]) if paths else None
 
 
 def split_features(

@@ -196,28 +196,32 @@ def _display_name(output: LayerOutput, index: int) -> str:
     return output.layers[0] if output.layers else f"{output.kind.lower()}_{index}"
 
 
-def _cut(graph: Graph, tensors: Sequence[int]) -> tuple[bytes, dict[int, int]]:
-    """The float model with every reader of the given tensors reading an input of its own instead.
+def _cut(graph: Graph, tensors: Sequence[int]) -> tuple[Graph, dict[int, int]]:
+    """The float graph with every reader of the given tensors reading an input of its own instead.
 
     Args:
       graph: of the float model.
       tensors: written by its operators; they become the outputs, in this order.
 
     Returns:
-      The flatbuffer, and the index of the new input that stands for each tensor.
+      The graph, and the index of the new input that stands for each tensor.
     """
     given = {tensor: len(graph.tensors) + place for place, tensor in enumerate(tensors)}
     new = [
         dataclasses.replace(graph.tensors[tensor], name=f"{graph.tensors[tensor].name}/given")
         for tensor in tensors
     ]
-    operators = [
-        dataclasses.replace(op, inputs=tuple(given.get(index, index) for index in op.inputs))
-        for op in graph.operators
-    ]
-    inputs = (*graph.inputs, *given.values())
-    tensors_after = (*graph.tensors, *new)
-    return flatbuffer.write([Graph(tensors_after, tuple(operators), inputs, tuple(tensors))]), given
+    cut = dataclasses.replace(
+        graph,
+        tensors=(*graph.tensors, *new),
+        operators=tuple(
+            dataclasses.replace(op, inputs=tuple(given.get(index, index) for index in op.inputs))
+            for op in graph.operators
+        ),
+        inputs=(*graph.inputs, *given.values()),
+        outputs=tuple(tensors),
+    )
+    return cut, given
 
 
 def _compare(
@@ -229,15 +233,11 @@ def _compare(
 ) -> dict[int, "_Tally"]:
     """Run both graphs and the cut one clip by clip; tallies by INT8 tensor."""
     partner = {b.tensor: a.tensor for a, b in pairs}
-    content, given = _cut(fp32, list(partner.values()))
-    whole, fed, quantized = (
-        open_interpreter(content, kernels, keep_tensors=True)
-        for content, kernels in (
-            (flatbuffer.write([fp32]), "optimized"),
-            (content, "optimized"),
-            (flatbuffer.write([int8]), device_kernels(op.kind for op in int8.operators)),
-        )
-    )
+    cut, given = _cut(fp32, list(partner.values()))
+    kernels = device_kernels(op.kind for op in int8.operators)
+    whole = open_interpreter(flatbuffer.write([fp32]), "optimized", keep_tensors=True)
+    fed = open_interpreter(flatbuffer.write([cut]), "optimized", keep_tensors=True)
+    quantized = open_interpreter(flatbuffer.write([int8]), kernels, keep_tensors=True)
     (fp32_input,), (int8_input,) = fp32.inputs, int8.inputs
     tallies = {t: _Tally(affine) for t, affine in affines.items()}
     source = affines[int8_input]

@@ -7,7 +7,7 @@ Specification: https://onnx.ai/onnx/operators/, quantization of TFLite:
 https://ai.google.dev/edge/litert/models/quantization_spec
 
 Images in TFLite hold their channels last, ONNX convolutions want them first. Every computed tensor
-is kept in the layout it was made in and transposed, as int8, where another one is wanted.
+is kept in the layout it was computed in and transposed, as int8, where another one is wanted.
 """
 
 from typing import Any
@@ -111,8 +111,8 @@ class OnnxGraph:
             return self.constant(data)
         layouts = self._stored[index]
         if layout not in layouts:
-            (made, name), *_ = layouts.items()
-            there = made or range(len(tensor.shape))
+            (computed, name), *_ = layouts.items()
+            there = computed or range(len(tensor.shape))
             wanted = layout or range(len(tensor.shape))
             perm = [tuple(there).index(axis) for axis in wanted]
             layouts[layout] = self.node("Transpose", name, perm=perm)

@@ -52,7 +52,10 @@ def translate(source: Graph) -> bytes:
         if operator.kind not in _TRANSLATIONS:
             raise InputError(f"operator {operator.kind} has no ONNX translation")
         given = tuple(index for index in operator.inputs if index >= 0)
-        _TRANSLATIONS[operator.kind](graph, dataclasses.replace(operator, inputs=given))
+        try:
+            _TRANSLATIONS[operator.kind](graph, dataclasses.replace(operator, inputs=given))
+        except AttributeError as error:  # TFLite runs an operator that lacks its options
+            raise InputError(f"operator {operator.kind} lacks its options ({error})") from error
     return graph.serialize()
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wakeword_keras.audio import audio_file
 from wakeword_keras.data import ambient
 from wakeword_keras.data.corpus import Clip, Corpus, read_corpus
-from wakeword_keras.data.recordings import few
+from wakeword_keras.data.recordings import few, printed_before_an_error
 from wakeword_keras.data.shards import Shards, fit_length, read_audio, write_shards
 from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation.findings import measure
@@ -57,7 +57,8 @@ def evaluate(
         )
     corpus = read_corpus(data_dirs, config.corpus, only=TEST)
     run, shards, models = pipeline.open_finished(config)
-    corpus = _without_the_runs_own(corpus, shards)
+    with printed_before_an_error(corpus.messages):
+        corpus = _without_the_runs_own(corpus, shards)
     if ambient_dirs:
         corpus = ambient.join_test(corpus, ambient_dirs, config.corpus)
     for message in corpus.messages:

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import tf_keras as keras
 
-from wakeword_keras import models
+from wakeword_keras import labels, models
+from wakeword_keras.audio.audio_file import fingerprint
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.audio.features import FrontendConfig, compute
 from wakeword_keras.data import ambient
 from wakeword_keras.data.clips import ClipFeatures
 from wakeword_keras.data.corpus import Clip, Corpus, CorpusConfig, read_corpus
+from wakeword_keras.data.recordings import list_impulse_responses
 from wakeword_keras.data.shards import (
     CONDITIONS,
     Shards,
@@ -49,9 +51,10 @@ from wakeword_keras.names import (
 from wakeword_keras.onnx import translate
 from wakeword_keras.quantization import calibration, fake_quantize, finetuning
 from wakeword_keras.report import report
-from wakeword_keras.run import esphome_target
+from wakeword_keras.run import esphome_target, input_files
 from wakeword_keras.run.directory import RunDirectory, hash_of
 from wakeword_keras.synthesis.corpus import SynthesisConfig, synthesize
+from wakeword_keras.synthesis.lines import SIMILAR, SPEECH
 from wakeword_keras.tflite import convert, flatbuffer, streaming
 from wakeword_keras.training import loop
 from wakeword_keras.training.batches import DataConfig
@@ -68,6 +71,7 @@ STAGES = {
     "report": "report/report.json",
     "firmware": "firmware/manifest.json",
 }
+_INPUT_FILES = "input_files.json"
 _TRANSLATED_FROM = {FP32_ONNX: FP32_TFLITE, INT8_ONNX: INT8}
 
 
@@ -119,6 +123,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.calibration_clips < 1:
             raise InputError(f"`calibration_clips`={self.calibration_clips}: must be at least 1")
+        for word in self.corpus.wake_words:
+            if self.wake_phrase and labels.find(word, (SIMILAR, SPEECH)):
+                raise InputError(
+                    f"`wake_words`={word}: negatives of `wake_phrase` have this label; rename yours"
+                )
         budget = self.max_false_accepts_per_hour
         if not 0 < budget < math.inf:
             raise InputError(f"`max_false_accepts_per_hour`={budget:g}: must be above 0")
@@ -147,6 +156,8 @@ def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> N
     run.forget(again)
     if flagfile:
         write_bytes(run.path("run.flags"), flagfile.encode())
+    if run.done("corpus") and not again:
+        _check_recordings(run, config)
     shards = _corpus(run, config)
     fp32 = _fp32(run, config, shards)
     calibration_set = _calibration_set(config, shards)
@@ -218,15 +229,47 @@ def _corpus(run: RunDirectory, config: RunConfig) -> Shards:
     return shards
 
 
+def _check_recordings(run: RunDirectory, config: RunConfig) -> None:
+    """Refuse other recordings than those of a finished corpus; a new time alone is no change."""
+    stamps = _stamps(config)
+    if stamps != _stamps_before(run):
+        _check_same_recordings(run, config, gather_corpus(config), stamps)
+        run.save()
+
+
+def _check_same_recordings(
+    run: RunDirectory, config: RunConfig, corpus: Corpus, stamps: input_files.Stamps
+) -> None:
+    impulse_responses = list_impulse_responses(config.impulse_response_dir)
+    hashes = {
+        "data_sha256": corpus.sha256,
+        "impulse_responses_sha256": hash_of([fingerprint(p)[1] for p in impulse_responses]),
+    }
+    if any(run.record.setdefault(name, value) != value for name, value in hashes.items()):
+        changes = input_files.describe_changes(_stamps_before(run) or stamps, stamps)
+        raise InputError(
+            f"the recordings are not those that {config.run_dir} was made from"
+            f"{f' ({changes})' if changes else ''}: give another `run_dir` to train on them, "
+            "or put the old ones back"
+        )
+    write_json(run.path(_INPUT_FILES), stamps)
+
+
+def _stamps(config: RunConfig) -> input_files.Stamps:
+    return input_files.stamp(config.data_dir, config.ambient_dir, config.impulse_response_dir)
+
+
+def _stamps_before(run: RunDirectory) -> input_files.Stamps:
+    path = run.path(_INPUT_FILES)
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
 def _read_corpus(run: RunDirectory, config: RunConfig) -> None:
+    stamps = _stamps(config)  # before they are read: what changes meanwhile is seen later
     corpus = gather_corpus(config)
     for message in corpus.messages:
         print(message, flush=True)
-    if run.record.setdefault("data_sha256", corpus.sha256) != corpus.sha256:
-        raise InputError(
-            f"the recordings are not those that {config.run_dir} was made from: "
-            "put them back, or give another `run_dir`"
-        )
+    _check_same_recordings(run, config, corpus, stamps)
     write_json(run.path("corpus.json"), corpus.summary() | {"sha256": corpus.sha256})
     if corpus.streams:
         pieces = [asdict(p) | {"path": os.path.abspath(p.path)} for p in corpus.streams]

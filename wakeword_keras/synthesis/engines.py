@@ -124,9 +124,12 @@ class Kept:
         seed = int(rng.integers(2**63))
         key = json.dumps([self.version, line.text, line.slowest_wpm, voice, seed])
         path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _write(path, self.speaking.say(line, voice, np.random.default_rng(seed)))
+        try:
+            return _read(path)
+        except Exception:
+            pass  # not said yet, or damaged: the file has checksums, and many ways to say so
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write(path, self.speaking.say(line, voice, np.random.default_rng(seed)))
         return _read(path)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wakeword_keras import labels
 from wakeword_keras.errors import InputError
 from wakeword_keras.synthesis import phonetics
 from wakeword_keras.synthesis.espeak import Espeak
@@ -74,15 +75,14 @@ def phrase_label(phrase: str) -> str:
         InputError: the phrase is empty or has a letter that English does not pronounce.
     """
     letters = [c for c in phrase if c.isalpha()]
-    foreign = [c for c in letters if not unicodedata.name(c, "").startswith("LATIN")]
+    foreign = [c for c in letters if not labels.normal_form(c).isascii()]
     if foreign or not letters:
         fault = f"the letter {foreign[0]!r}" if foreign else "no letter"
         raise InputError(
             f"`wake_phrase`={phrase!r} has {fault}; give one or more words "
             "in Latin letters, as in `wake_phrase`='hey jarvis'"
         )
-    plain = unicodedata.normalize("NFKD", phrase).encode("ascii", "ignore").decode().lower()
-    label = "_".join(re.findall(r"[a-z0-9]+", plain.replace("'", "")))
+    label = "_".join(word for word in labels.words(phrase) if word.isascii())
     return f"{label}_phrase" if label in (SIMILAR, SPEECH) else label
 
 
@@ -93,7 +93,8 @@ def spoken(phrase: str) -> str:
         InputError: as `phrase_label`.
     """
     phrase_label(phrase)
-    return " ".join(re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", phrase))
+    composed = unicodedata.normalize("NFKC", phrase)
+    return " ".join(re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", composed))
 
 
 def alone(text: str) -> list[Line]:

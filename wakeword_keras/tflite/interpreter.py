@@ -51,17 +51,16 @@ def open_interpreter(source: Source, kernels: str, keep_tensors: bool = False) -
     """
     if kernels not in KERNELS:
         raise InputError(f"unknown kernels {kernels!r}: choose one of {', '.join(KERNELS)}")
+    content = content_of(source)
     try:
         opened = Interpreter(
-            model_content=content_of(source),
+            model_content=content,
             num_threads=1,
             experimental_op_resolver_type=KERNELS[kernels],
             experimental_preserve_all_tensors=keep_tensors,
         )
         opened.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
         reason = " ".join(str(error).split())
         raise InputError(f"{name_of(source)}: TFLite cannot run this model: {reason}") from error
     return opened

@@ -1,6 +1,6 @@
 """What the operators of a TFLite file write, by Keras layer, and how two files' outputs pair.
 
-Two files made from one architecture hold the same operators in the same order, up to fusing.
+Two files of one architecture hold the same operators in the same order, up to fusing.
 """
 
 import dataclasses
