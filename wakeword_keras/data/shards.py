@@ -210,7 +210,7 @@ def split_features(
       split: "train", "validation" or "test".
       frontend: the front end.
       condition: "cold", the front end starts on the clip, as in a test set of clips; or "warm", it
-        has heard a second of noise at the level of the clip's own quietest moments before, as in
+        has run over a second of noise at the level of the clip's own quietest moments before, as in
         a stream.
 
     Returns:

@@ -16,7 +16,7 @@ alignas(16) static uint8_t arena[WAKEWORD_ARENA_BYTES];
 static tflite::MicroMutableOpResolver<WAKEWORD_OPERATORS> resolver;
 static tflite::MicroInterpreter* interpreter;
 static int8_t window[WAKEWORD_INPUT_FRAMES][WAKEWORD_CHANNELS];  // the newest frames, oldest first
-static int frames, due;
+static int frames;
 static wakeword_detector detector;
 {state}
 void setup() {{
@@ -31,9 +31,8 @@ void setup() {{
 void every_step(const int16_t* samples) {{  // {step_ms} ms: WAKEWORD_STEP_SAMPLES, {rate} Hz, mono
 {features}  memmove(window, window[1], sizeof(window) - sizeof(window[0]));
   for (int i = 0; i < WAKEWORD_CHANNELS; ++i) window[WAKEWORD_INPUT_FRAMES - 1][i] = {input};
-  if (++frames < WAKEWORD_INPUT_FRAMES || --due > 0) return;
-  frames = WAKEWORD_INPUT_FRAMES;
-  due = WAKEWORD_STRIDE_FRAMES;
+  if (++frames < WAKEWORD_INPUT_FRAMES) return;
+  frames -= WAKEWORD_STRIDE_FRAMES;  // runs again when so many more have come
   memcpy(interpreter->input(0)->data.int8, window, sizeof(window));
   if (interpreter->Invoke() != kTfLiteOk) return;
   if (wakeword_detector_step(&detector, interpreter->output(0)->data.int8) >= 0) led_on();

@@ -202,7 +202,7 @@ def assign(engines: dict[str, Engine], count: int, seed: int) -> Cast:
     """Gives each split its voices.
 
     Of several engines the last speaks validation and test and the others training, so that a model
-    is judged on an engine that training never heard.
+    is judged on an engine that training had none of.
 
     Args:
         engines: by name, in the order given.

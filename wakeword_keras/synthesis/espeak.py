@@ -5,7 +5,7 @@ names, numbers and structures below are those of `speak_lib.h`, espeak-ng 1.52.
 
 espeak-ng keeps its state (wave phase, random generator, echo buffer) in static variables that
 `espeak_Terminate` does not reset: the same text spoken twice gives different samples. So every
-`Espeak` loads its own private copy of the library, whose state starts fresh; two of them that are
+`Espeak` loads its own private copy of the library, whose state starts anew; two of them that are
 asked the same things in the same order answer with the same bytes.
 """
 

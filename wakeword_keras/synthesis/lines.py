@@ -162,7 +162,7 @@ def in_carrier(rng: np.random.Generator, text: str) -> Line:
 
 def similar_line(rng: np.random.Generator, script: Script) -> Line:
     """A part of the phrase or one that sounds like it, said as the phrase is."""
-    # The parts are few and certain to be heard by the device; the others are many.
+    # The parts are few and certain to reach the device; the others are many.
     take_part = not script.near or (script.parts and rng.random() < 0.3)
     texts = script.parts if take_part else script.near
     return in_carrier(rng, texts[rng.integers(len(texts))][0])
@@ -193,8 +193,8 @@ def without_phrase(tts: Espeak, phrase: str, voice: str, draw: Callable[[], Line
     target = phonetics.symbols(tts.phonemes(phrase, accent))
     for _ in range(100):
         line = draw()
-        heard = phonetics.symbols(tts.phonemes(line.text, accent))
-        if not phonetics.contains(heard, target):
+        sounds = phonetics.symbols(tts.phonemes(line.text, accent))
+        if not phonetics.contains(sounds, target):
             return line
     raise InputError(
         f"`wake_phrase`={phrase!r} is too short to be told from other speech; "

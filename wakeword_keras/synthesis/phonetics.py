@@ -53,7 +53,7 @@ def symbols(phonemes: Iterable[str]) -> Symbols:
 
 @functools.cache
 def substitution(a: str, b: str) -> float:
-    """Cost of hearing one symbol for another, 0 to 1."""
+    """Cost of taking one symbol for another, 0 to 1."""
     if a == b:
         return 0.0
     if a in _CONSONANTS and b in _CONSONANTS:
