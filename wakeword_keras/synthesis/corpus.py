@@ -14,7 +14,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from wakeword_keras.synthesis.lines import (
     SIMILAR,
     SPEECH,
     Line,
+    Phrase,
     Script,
     alone,
     in_carrier,
@@ -42,7 +43,7 @@ from wakeword_keras.synthesis.lines import (
     similar_line,
     speech_line,
     spoken,
-    without_phrase,
+    without_phrases,
     write_script,
 )
 from wakeword_keras.synthesis.voices import ACCENTS, SHARES, VARIANTS, choose_voices
@@ -63,8 +64,8 @@ class SynthesisConfig:
     Attributes:
         clip_ms: length of a clip in milliseconds; a positive holds the whole phrase.
         voices: voices that speak, accents crossed with variants; at least 3.
-        positives: clips of the wake phrase over all splits, at least 3 as for all counts.
-        similar: clips that sound like it.
+        positives: clips of each wake phrase over all splits, at least 3 as for all counts.
+        similar: clips that sound like one of them.
         speech: clips of other words and sentences.
         noise: clips' worth of noise, in recordings of up to 8 clips.
         silence: clips of next to nothing.
@@ -180,23 +181,27 @@ def _clip(studio: _Studio, audio: Signal, start: int, end: int) -> Signal:
     return noise_signals.to_dbfs(clip, level, _PEAK) + floor
 
 
-def _positive(studio: _Studio, voice: str) -> Signal:
-    audio, start, end = _speak(studio, voice, in_carrier(studio.rng, studio.script.phrase))
+def _positive(studio: _Studio, voice: str, phrase: str) -> Signal:
+    others = [other.text for other in studio.script.phrases if other.text != phrase]
+    line = without_phrases(studio.tts, others, voice, lambda: in_carrier(studio.rng, phrase))
+    audio, start, end = _speak(studio, voice, line)
     if end == start or end - start > studio.config.clip_samples:
-        raise RuntimeError(f"{voice} spoke {studio.script.phrase!r} in {end - start} samples")
+        raise RuntimeError(f"{voice} spoke {phrase!r} in {end - start} samples")
     return _clip(studio, audio, start, end)
 
 
-def _similar(studio: _Studio, voice: str) -> Signal:
-    rng, script = studio.rng, studio.script
-    line = without_phrase(studio.tts, script.phrase, voice, lambda: similar_line(rng, script))
+def _similar(studio: _Studio, voice: str, phrase: Phrase) -> Signal:
+    line = _negative_line(studio, voice, lambda: similar_line(studio.rng, phrase))
     return _clip(studio, *_speak(studio, voice, line))
 
 
 def _other_speech(studio: _Studio, voice: str) -> tuple[Signal, int, int]:
-    rng, script = studio.rng, studio.script
-    line = without_phrase(studio.tts, script.phrase, voice, lambda: speech_line(rng, script))
+    line = _negative_line(studio, voice, lambda: speech_line(studio.rng, studio.script))
     return _speak(studio, voice, line)
+
+
+def _negative_line(studio: _Studio, voice: str, draw: Callable[[], Line]) -> Line:
+    return without_phrases(studio.tts, [p.text for p in studio.script.phrases], voice, draw)
 
 
 def _babble(studio: _Studio, voices: tuple[str, ...], samples: int) -> Signal:
@@ -236,16 +241,19 @@ def _silence(studio: _Studio, split: str, index: int) -> Signal:
 # ---- the corpus
 
 
-def _clips(studio: _Studio, label: str) -> Iterator[tuple[str, str, str, Signal]]:
+def _clips(studio: _Studio) -> Iterator[tuple[str, str, str, Signal]]:
     """Label, speaker, split and signal of every file; noise in recordings of several clips."""
-    config = studio.config
+    config, phrases = studio.config, studio.script.phrases
     for split, voices in studio.script.voices.items():
         counts = {kind: _split_counts(count)[split] for kind, count in config.counts.items()}
         # Neighbouring clips come from one voice's neighbours, so that all voices get their turn.
-        for i in range(counts["positives"]):
-            yield label, voices[i % len(voices)], split, _positive(studio, voices[i % len(voices)])
+        for phrase in phrases:
+            for i in range(counts["positives"]):
+                voice = voices[i % len(voices)]
+                yield phrase_label(phrase.text), voice, split, _positive(studio, voice, phrase.text)
         for i in range(counts["similar"]):
-            yield SIMILAR, voices[i % len(voices)], split, _similar(studio, voices[i % len(voices)])
+            voice = voices[i % len(voices)]
+            yield SIMILAR, voice, split, _similar(studio, voice, phrases[i % len(phrases)])
         for i in range(counts["speech"]):
             voice = voices[i % len(voices)]
             yield SPEECH, voice, split, _clip(studio, *_other_speech(studio, voice))
@@ -257,13 +265,14 @@ def _clips(studio: _Studio, label: str) -> Iterator[tuple[str, str, str, Signal]
             yield SILENCE, f"silence-{split}-{i}", split, _silence(studio, split, i)
 
 
-def _record(studio: _Studio, label: str, folder: Path) -> None:
+def _record(studio: _Studio, folder: Path) -> None:
     """Writes the clips, and the manifest once all of them are there."""
     rows = []
     total = sum(studio.config.counts.values())
+    total += (len(studio.script.phrases) - 1) * studio.config.positives
     numbers: Counter[str] = Counter()
     with tqdm(total=total, desc="synthesis", unit="clip", disable=None) as progress:
-        for kind, speaker, split, signal in _clips(studio, label):
+        for kind, speaker, split, signal in _clips(studio):
             path = Path(kind) / f"{speaker}_{numbers[kind]:05d}.{_FORMAT}"
             numbers[kind] += 1
             (folder / kind).mkdir(exist_ok=True)
@@ -275,20 +284,22 @@ def _record(studio: _Studio, label: str, folder: Path) -> None:
         csv.writer(file).writerows([("path", "label", "speaker", "split"), *rows])
 
 
-def _facts(tts: Espeak, script: Script, label: str, config: SynthesisConfig) -> dict[str, object]:
-    def heard(phrases: tuple[tuple[str, float], ...]) -> list[dict[str, object]]:
+def _facts(tts: Espeak, script: Script, config: SynthesisConfig) -> dict[str, object]:
+    def heard(phrases: Iterable[tuple[str, float]]) -> list[dict[str, object]]:
         return [{"text": text, "distance": round(d, 3)} for text, d in phrases]
+
+    texts = [phrase.text for phrase in script.phrases]
 
     return {
         "version": _VERSION,
-        "phrase": script.phrase,
-        "label": label,
+        "phrase": ", ".join(texts),
+        "label": ", ".join(map(phrase_label, texts)),
         "config": dataclasses.asdict(config),
-        "phonemes": " ".join(tts.phonemes(script.phrase)),
+        "phonemes": ", ".join(" ".join(tts.phonemes(text)) for text in texts),
         "clips": _clip_counts(config),
         "voices": script.voices,
-        "parts": heard(script.parts),
-        "similar": heard(script.near),
+        "parts": heard(part for phrase in script.phrases for part in phrase.parts),
+        "similar": heard(near for phrase in script.phrases for near in phrase.near),
     }
 
 
@@ -299,10 +310,11 @@ def _clip_counts(config: SynthesisConfig) -> dict[str, dict[str, int]]:
     }
 
 
-def _is_finished(folder: Path, phrase: str, config: SynthesisConfig) -> bool:
+def _is_finished(folder: Path, phrases: Sequence[str], config: SynthesisConfig) -> bool:
     """Whether a folder holds this very corpus, whole."""
     facts = _read_facts(folder)
-    wanted = {"version": _VERSION, "phrase": phrase, "config": dataclasses.asdict(config)}
+    joined = ", ".join(phrases)
+    wanted = {"version": _VERSION, "phrase": joined, "config": dataclasses.asdict(config)}
     return {name: facts.get(name) for name in wanted} == wanted and files.is_whole(folder)
 
 
@@ -327,45 +339,49 @@ def _check_replaceable(folder: Path) -> None:
         )
 
 
-def synthesize(phrase: str, out_dir: str, config: SynthesisConfig = SynthesisConfig()) -> str:
-    """Makes a corpus for a wake phrase, or finds it made already.
+def synthesize(
+    phrases: Sequence[str], out_dir: str, config: SynthesisConfig = SynthesisConfig()
+) -> tuple[str, ...]:
+    """Makes a corpus for wake phrases, or finds it made already.
 
     The corpus is built beside `out_dir` and moved there when it is complete (see `files`); one that
     is damaged is made again, another one of this function at `out_dir` replaced. It has
     `manifest.csv` (path, label, speaker, split), a folder of clips per label (mono 16 kHz 16 bit)
-    and `synthesis.json`: config, counts, voices, the phrase's phonemes and the similar phrases with
-    their distances (see `phonetics`).
+    and `synthesis.json`: config, counts, voices, the phrases' phonemes and the similar phrases with
+    their distances (see `phonetics`). No clip has the sounds of a phrase that is not its label.
 
     Args:
-        phrase: the wake phrase in English, "hey jarvis".
+        phrases: one or more wake phrases in English, ["hey jarvis", "ok nova"].
         out_dir: folder to make.
         config: what to synthesise; the same config gives the same bytes.
 
     Returns:
-        Label of the positives, "hey_jarvis".
+        Labels of the positives, ("hey_jarvis", "ok_nova").
 
     Raises:
-        InputError: nothing to pronounce, a phrase longer than a clip, a folder with something else
-            in it, or espeakng-loader not installed.
+        InputError: nothing to pronounce, a phrase longer than a clip or within another, a folder
+            with something else in it, or espeakng-loader not installed.
     """
-    words, label, folder = spoken(phrase), phrase_label(phrase), Path(out_dir)
-    if _is_finished(folder, words, config):
-        return label
+    texts, labels = tuple(map(spoken, phrases)), tuple(map(phrase_label, phrases))
+    folder = Path(out_dir)
+    if _is_finished(folder, texts, config):
+        return labels
     _check_replaceable(folder)
     tts = Espeak(config.seed)
-    script = write_script(tts, words, choose_voices(config.voices, config.seed))
-    needed_ms = clip_ms_needed(_longest_ms(tts, words, script.voices))
-    if needed_ms > config.clip_ms:
-        raise InputError(
-            f"`clip_ms`={config.clip_ms} is too short for {phrase!r}, which takes up to "
-            f"{needed_ms} ms: give `clip_ms`={needed_ms} or more"
-        )
+    script = write_script(tts, texts, choose_voices(config.voices, config.seed))
+    for text in texts:
+        needed_ms = clip_ms_needed(_longest_ms(tts, text, script.voices))
+        if needed_ms > config.clip_ms:
+            raise InputError(
+                f"`clip_ms`={config.clip_ms} is too short for {text!r}, which takes up to "
+                f"{needed_ms} ms: give `clip_ms`={needed_ms} or more"
+            )
 
     def write(partial: Path) -> None:
         rng = np.random.default_rng(config.seed)
-        _record(_Studio(tts, rng, config, script), label, partial)
-        facts = json.dumps(_facts(tts, script, label, config), indent=1, ensure_ascii=False)
+        _record(_Studio(tts, rng, config, script), partial)
+        facts = json.dumps(_facts(tts, script, config), indent=1, ensure_ascii=False)
         (partial / "synthesis.json").write_text(facts + "\n", "utf-8")
 
-    files.build_folder(folder, write, lambda path: _is_finished(path, words, config))
-    return label
+    files.build_folder(folder, write, lambda path: _is_finished(path, texts, config))
+    return labels
