@@ -174,6 +174,49 @@ def test_a_wav_without_samples_has_none_whatever_chunks_follow(tmp_path):
         path.write_bytes(content)
 
 
+@pytest.mark.parametrize("subtype", ["GSM610", "NMS_ADPCM_16", "G721_32", "ULAW", "IMA_ADPCM"])
+def test_a_sound_wav_of_any_coding_is_read_whole_and_in_pieces(tmp_path, subtype):
+    path = tmp_path / "coded.wav"
+    soundfile.write(path, tone(440, 16_000, 2.0), 16_000, subtype=subtype)
+    whole = audio_file.read(path)
+    assert np.corrcoef(whole[:32_000], tone(440, 16_000, 2.0))[0, 1] > 0.9
+    assert audio_file.fingerprint(path)[0].seconds == len(whole) / 16_000
+    np.testing.assert_array_equal(np.concatenate(list(audio_file.read_blocks(path))), whole)
+    piece = audio_file.read(path, start_s=1.0, duration_s=0.5)
+    assert np.abs(piece.astype(int) - whole[16_000:24_000]).max() <= 1
+
+
+@pytest.mark.parametrize("rate_hz", [1, 3_999, 768_001, 2_000_000_000])
+def test_a_sample_rate_that_no_recorder_has_is_refused(tmp_path, rate_hz):
+    soundfile.write(tmp_path / "r.wav", np.zeros(100), rate_hz)
+    for reader in (audio_file.read, audio_file.fingerprint, audio_file.probe):
+        with pytest.raises(InputError, match=f"r.wav: its header says {rate_hz} samples"):
+            reader(tmp_path / "r.wav")
+
+
+@pytest.mark.parametrize("frames", [60_000, 1 << 34, (1 << 36) - 1])
+def test_a_flac_that_claims_more_frames_than_it_has_is_refused_without_their_memory(
+    tmp_path, frames
+):
+    path = tmp_path / "claims.flac"
+    audio_file.write(path, np.random.default_rng(0).integers(-900, 900, 50_000).astype(np.int16))
+    content = bytearray(path.read_bytes())
+    content[21:26] = (content[21] >> 4 << 36 | frames).to_bytes(5, "big")
+    path.write_bytes(content)
+    for reader in (audio_file.read, audio_file.fingerprint, lambda p: [*audio_file.read_blocks(p)]):
+        with pytest.raises(InputError, match=r"claims\.flac"):
+            reader(path)
+
+
+def test_a_name_that_is_not_utf_8_is_refused_in_one_line_that_can_be_printed(tmp_path):
+    path = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.wav")
+    with open(path, "wb") as file:
+        file.write(b"RIFF")
+    with pytest.raises(InputError, match="is not UTF-8; rename it") as error:
+        audio_file.fingerprint(path)
+    assert "caf" in str(error.value).encode().decode()
+
+
 def test_reading_past_the_end_is_an_error(tmp_path):
     audio_file.write(tmp_path / "a.wav", np.zeros(16_000, np.int16))
     with pytest.raises(InputError, match="no samples at 1 s"):

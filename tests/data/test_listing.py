@@ -1,5 +1,7 @@
 """One listing for recordings, ambient audio and impulse responses."""
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -40,3 +42,14 @@ def test_a_folder_of_hidden_files_alone_holds_no_audio(tmp_path):
         read_impulse_responses(tmp_path)
     with pytest.raises(InputError, match="no audio"):
         list_ambient([str(tmp_path)])
+
+
+def test_a_name_that_is_not_utf_8_is_refused(folder):
+    (folder / "one" / os.fsdecode(b"caf\xe9.wav")).write_bytes(b"RIFF")
+    for reader in (
+        lambda: list_recordings([str(folder)], ("two",), []),
+        lambda: list_ambient([str(folder)]),
+        lambda: read_impulse_responses(folder),
+    ):
+        with pytest.raises(InputError, match="is not UTF-8; rename it"):
+            reader()

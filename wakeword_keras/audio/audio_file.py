@@ -9,6 +9,7 @@ Known limit, of libsndfile: an mp3 of variable bit rate without a Xing header ha
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 _WRITABLE = (".wav", ".flac", ".ogg", ".mp3")
 _FULL_SCALE = np.float32(32768)
 _BLOCK_FRAMES = 1 << 18
+_SAMPLE_RATES_HZ = 4_000, 768_000
 _SILENT_PEAK = 3  # of 32,768: -80 dBFS
 # What libsndfile says of a flac written to a pipe is 2^63 - 1 frames; this is 8 days at 48 kHz.
 _ENDLESS_FRAMES = 1 << 35
@@ -73,9 +75,8 @@ def read(
             raise InputError(
                 f"{path}: holds no samples at {start_s:g} s: it is {file.frames / rate_hz:g} s long"
             )
-        file.seek(start)
-        frames = -1 if duration_s is None else round(duration_s * rate_hz)
-        mono = _mono(file.read(frames, dtype="float32", always_2d=True), path)
+        frames = None if duration_s is None else round(duration_s * rate_hz)
+        mono = np.concatenate([np.zeros(0, np.float32), *_decode(file, path, start, frames)])
     if rate_hz != SAMPLE_RATE_HZ:
         mono = soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ)
     return _to_int16(mono)
@@ -100,13 +101,12 @@ def read_blocks(
     with _open(path) as file:
         # No state and no delay at 16 kHz: the samples pass through.
         resampler = soxr.ResampleStream(file.samplerate, SAMPLE_RATE_HZ, 1)
-        file.seek(min(round(start_s * file.samplerate), file.frames))
-        left = file.frames if duration_s is None else round(duration_s * file.samplerate)
+        start = min(round(start_s * file.samplerate), file.frames)
+        frames = None if duration_s is None else round(duration_s * file.samplerate)
         empty = True
-        while len(frames := file.read(min(left, _BLOCK_FRAMES), dtype="float32", always_2d=True)):
+        for block in _decode(file, path, start, frames):
             empty = False
-            left -= len(frames)
-            yield _to_int16(resampler.resample_chunk(_mono(frames, path)))
+            yield _to_int16(resampler.resample_chunk(block))
         if empty:
             where = f" at {start_s:g} s" if start_s else ""
             raise InputError(f"{path}: holds no samples{where}; remove it or record it again")
@@ -142,20 +142,15 @@ def fingerprint(path: str | os.PathLike[str]) -> tuple[AudioInfo, str]:
     digest = hashlib.sha256()
     frames = peak = 0
     with _open(path) as file:
-        rate_hz, promised, channels = file.samplerate, file.frames, file.channels
+        rate_hz, channels = file.samplerate, file.channels
         digest.update(rate_hz.to_bytes(4, "little"))
-        while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+        for block in _decode(file, path):
             frames += len(block)
-            samples = _to_int16(_mono(block, path))
+            samples = _to_int16(block)
             peak = max(peak, int(samples.max()), -int(samples.min()))
             digest.update(samples.astype("<i2", copy=False).data)
     if frames == 0:
         raise InputError(f"{path}: holds no samples; remove it or record it again")
-    if frames < promised:
-        raise InputError(
-            f"{path}: cut short, only {frames} of {promised} frames decode; "
-            "remove it or convert it again"
-        )
     info = AudioInfo(frames / rate_hz, rate_hz, channels, silent=peak <= _SILENT_PEAK)
     return info, digest.hexdigest()
 
@@ -186,14 +181,29 @@ def write(path: str | os.PathLike[str], audio: NDArray[np.int16]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Raise InputError for a path that is no UTF-8, which no message or JSON file could name."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{os.fspath(path)!a}: its name is not UTF-8; rename it") from None
+
+
 @contextmanager
 def _open(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
+    check_name(path)
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such audio file")
     try:
         with soundfile.SoundFile(open_unsized(path) or path) as file:
             if file.frames > _ENDLESS_FRAMES:
                 raise InputError(f"{path}: its header does not say its length; convert it again")
+            low, high = _SAMPLE_RATES_HZ
+            if not low <= file.samplerate <= high:
+                raise InputError(
+                    f"{path}: its header says {file.samplerate} samples a second, which is not "
+                    f"{low} to {high}; remove it or convert it again"
+                )
             yield file
     except soundfile.LibsndfileError as error:
         # libsndfile calls a file that only looks like an mp3 "does not exist"; it does.
@@ -205,6 +215,40 @@ def _open(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
         raise InputError(
             f"{path}: cannot be read as audio: {reason}; remove it or copy it again"
         ) from error
+
+
+def _decode(
+    file: soundfile.SoundFile,
+    path: str | os.PathLike[str],
+    start: int = 0,
+    count: int | None = None,
+) -> Iterator[NDArray[np.float32]]:
+    """Mono blocks from a frame on, as many frames as there are without `count`.
+
+    Nothing is allocated by what the header promises. A short block before the promised end is
+    damage: after a hole libsndfile goes on with samples that are shifted.
+    """
+    if start and file.seekable():
+        file.seek(start)
+    elif start:  # GSM
+        for _ in _decode(file, path, 0, start):
+            pass
+    left = sys.maxsize if count is None else count
+    position = start
+    while left:
+        asked = min(left, _BLOCK_FRAMES)
+        block = file.read(asked, dtype="float32", always_2d=True)
+        position += len(block)
+        left -= len(block)
+        if len(block):
+            yield _mono(block, path)
+        if len(block) < asked:
+            if position < file.frames:
+                raise InputError(
+                    f"{path}: damaged or cut short, only {position} of {file.frames} frames "
+                    "decode; remove it or convert it again"
+                )
+            return
 
 
 def _mono(frames: NDArray[np.float32], path: str | os.PathLike[str]) -> NDArray[np.float32]:

@@ -73,12 +73,14 @@ def list_files(root: Path) -> list[Path]:
     Hidden folders are left out, links to folders are followed.
 
     Raises:
-      InputError: a folder cannot be read.
+      InputError: a folder cannot be read, or a name is not UTF-8.
     """
     paths: list[Path] = []
     for folder, subfolders, names in os.walk(root, onerror=_unreadable, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         paths += [Path(folder, name) for name in names if not name.startswith(".")]
+    for path in paths:
+        audio_file.check_name(path)
     return sorted(paths)
 
 
