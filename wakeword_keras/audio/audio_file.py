@@ -20,7 +20,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from wakeword_keras.audio.wav_header import open_unsized
+from wakeword_keras.audio import ogg_pages, wav_header
 from wakeword_keras.errors import InputError
 
 SAMPLE_RATE_HZ = 16_000
@@ -139,6 +139,8 @@ def fingerprint(path: str | os.PathLike[str]) -> tuple[AudioInfo, str]:
     Raises:
       InputError: the file is missing, corrupt, cut short or holds no samples.
     """
+    if os.path.isfile(path) and (fault := ogg_pages.find_fault(path)):
+        raise InputError(f"{path}: damaged or cut short, {fault}; remove it or convert it again")
     digest = hashlib.sha256()
     frames = peak = 0
     with _open(path) as file:
@@ -194,8 +196,10 @@ def _open(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
     check_name(path)
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such audio file")
+    if fault := wav_header.find_fault(path):
+        raise InputError(f"{path}: {fault}; remove it or convert it again")
     try:
-        with soundfile.SoundFile(open_unsized(path) or path) as file:
+        with soundfile.SoundFile(wav_header.open_unsized(path) or path) as file:
             if file.frames > _ENDLESS_FRAMES:
                 raise InputError(f"{path}: its header does not say its length; convert it again")
             low, high = _SAMPLE_RATES_HZ
