@@ -20,7 +20,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from wakeword_keras.audio import ogg_pages, wav_header
+from wakeword_keras.audio import mp3_tag, ogg_pages, wav_header
 from wakeword_keras.errors import InputError
 
 SAMPLE_RATE_HZ = 16_000
@@ -139,8 +139,7 @@ def fingerprint(path: str | os.PathLike[str]) -> tuple[AudioInfo, str]:
     Raises:
       InputError: the file is missing, corrupt, cut short or holds no samples.
     """
-    if os.path.isfile(path) and (fault := ogg_pages.find_fault(path)):
-        raise InputError(f"{path}: damaged or cut short, {fault}; remove it or convert it again")
+    _refuse_damage(path)
     digest = hashlib.sha256()
     frames = peak = 0
     with _open(path) as file:
@@ -183,6 +182,22 @@ def write(path: str | os.PathLike[str], audio: NDArray[np.int16]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def _refuse_damage(path: str | os.PathLike[str]) -> None:
+    """Refuse what a decoder passes over: each format's own sizes and checksums disagree."""
+    _check_file(path)
+    for format_of in (wav_header, ogg_pages, mp3_tag):
+        if fault := format_of.find_fault(path):
+            raise InputError(
+                f"{path}: damaged or cut short: {fault}; remove it or convert it again"
+            )
+
+
+def _check_file(path: str | os.PathLike[str]) -> None:
+    check_name(path)
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: no such audio file")
+
+
 def check_name(path: str | os.PathLike[str]) -> None:
     """Raise InputError for a path that is no UTF-8, which no message or JSON file could name."""
     try:
@@ -193,11 +208,7 @@ def check_name(path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def _open(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
-    check_name(path)
-    if not os.path.isfile(path):
-        raise InputError(f"{path}: no such audio file")
-    if fault := wav_header.find_fault(path):
-        raise InputError(f"{path}: {fault}; remove it or convert it again")
+    _check_file(path)
     try:
         with soundfile.SoundFile(wav_header.open_unsized(path) or path) as file:
             if file.frames > _ENDLESS_FRAMES:
