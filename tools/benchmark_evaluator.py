@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from flags import run_flags
@@ -23,6 +22,7 @@ from wakeword_keras.affine import dequantize, quantize
 from wakeword_keras.data.shards import open_shards, split_features
 from wakeword_keras.errors import InputError
 from wakeword_keras.tflite import flatbuffer
+from wakeword_keras.tflite.interpreter import open_interpreter
 from wakeword_keras.tflite.scorers import Scorer, tflite_scorer
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "times each is measured", lower_bound=1)
@@ -100,10 +100,7 @@ def _evaluator(path: Path, kernels: str) -> Scorer:
 
 
 def _plain_loop(path: Path, kernels: str) -> Scorer:
-    interpreter = Interpreter(
-        str(path), num_threads=1, experimental_op_resolver_type=flatbuffer.KERNELS[kernels]
-    )
-    interpreter.allocate_tensors()
+    interpreter = open_interpreter(path, kernels)
     source, target = (
         details[0]["index"]
         for details in (interpreter.get_input_details(), interpreter.get_output_details())

@@ -3,9 +3,9 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import write_ambient, write_recordings
 from hypothesis import given
 from hypothesis import strategies as st
+from small_recordings import write_ambient, write_recordings
 
 from wakeword_keras import InputError
 from wakeword_keras.audio import audio_file

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
-from conftest import write_recordings
 from hypothesis import given
 from hypothesis import strategies as st
+from small_recordings import write_recordings
 
 from wakeword_keras.audio import audio_file
 from wakeword_keras.data.corpus import CorpusConfig, hash_split, read_corpus

@@ -41,7 +41,7 @@ TRAINING = ("happy", "none") * 500
 def measured(fp32, calibrated, checked, training=TRAINING):
     qat = fake_quantize.quantize(fp32, INPUT)
     calibration.calibrate(qat, fp32, calibrated.features)
-    twin = fake_quantize.float_twin(qat, fp32)
+    twin = fake_quantize.unquantized(qat, fp32)
     return calibration_coverage.measure(
         twin, calibration.read_ranges(qat), INPUT, calibrated, training, checked
     )

@@ -14,7 +14,7 @@ from wakeword_keras.evaluation import layer_error
 from wakeword_keras.models.activations import HardSwish
 from wakeword_keras.quantization import calibration, fake_quantize
 from wakeword_keras.report import error_plots, style
-from wakeword_keras.tflite import convert, graph
+from wakeword_keras.tflite import convert, flatbuffer, layer_outputs
 
 FRAMES, CHANNELS = 24, 16
 LAYERS = ("first", "depthwise", "expand", "expand_swish", "project", "sum", "pool")
@@ -60,21 +60,24 @@ def files(model, features, tmp_path_factory):
 
 
 def damaged(files, tmp_path, change, layer):
-    """The INT8 file with `change(output tensor, weight tensors)` made to one layer."""
-    parsed = graph.read(files[1])
-    (subgraph,) = parsed.model.subgraphs
-    (index,) = [i for i, op in enumerate(parsed.operators) if op.layers and op.layers[0] == layer]
-    op = subgraph.operators[index]
-    output = subgraph.tensors[op.outputs[0]]
-    change(output, [subgraph.tensors[t] for t in op.inputs[1:2]])
+    """The INT8 file with what `change(output, weights)` returns by name in one layer's tensors."""
+    graph = flatbuffer.read_graph(files[1])
+    outputs = layer_outputs.layer_outputs(graph)
+    (written,) = [output.tensor for output in outputs if output.layers[:1] == (layer,)]
+    (op,) = [op for op in graph.operators if op.output == written]
+    tensors = list(graph.tensors)
+    places = {"output": written, **({"weights": op.inputs[1]} if len(op.inputs) > 1 else {})}
+    named = {name: tensors[place] for name, place in places.items()}
+    for name, fields in change(**{"weights": None} | named).items():
+        tensors[places[name]] = dataclasses.replace(named[name], **fields)
     path = tmp_path / "damaged.tflite"
-    path.write_bytes(graph.pack(parsed.model))
+    path.write_bytes(flatbuffer.write([dataclasses.replace(graph, tensors=tuple(tensors))]))
     return path
 
 
 def scale_by(factor):
     def change(output, weights):
-        output.quantization.scale = np.float32(output.quantization.scale * factor)
+        return {"output": {"scale": np.float32(output.scale * factor)}}
 
     return change
 
@@ -110,9 +113,9 @@ def test_a_layer_whose_output_scale_is_damaged_stands_on_top(
 @pytest.mark.parametrize("layer", ["first", "depthwise", "expand", "project"])
 def test_a_layer_with_one_damaged_weight_scale_stands_on_top(files, features, tmp_path, layer):
     def change(output, weights):
-        scale = weights[0].quantization.scale.copy()
+        scale = weights.scale.copy()
         scale[2] *= 1.5
-        weights[0].quantization.scale = scale
+        return {"weights": {"scale": scale}}
 
     path = damaged(files, tmp_path, change, layer)
     worst = layer_error.layer_errors(files[0], path, features).layers[0]
@@ -124,7 +127,7 @@ def test_a_layer_with_one_damaged_weight_scale_stands_on_top(files, features, tm
 @pytest.mark.parametrize("layer", ["first", "expand", "sum", "pool"])
 def test_a_layer_whose_zero_point_is_damaged_stands_on_top(files, features, tmp_path, layer):
     def change(output, weights):
-        output.quantization.zeroPoint = np.array([100], np.int64)
+        return {"output": {"zero_point": np.array([100])}}
 
     path = damaged(files, tmp_path, change, layer)
     worst = layer_error.layer_errors(files[0], path, features).layers[0]
@@ -238,14 +241,17 @@ def test_an_operator_that_one_file_lacks_is_listed_and_the_rest_still_compared(
     files, features, tmp_path
 ):
     """The float model with its swish taken out: operators behind it keep their partners."""
-    parsed = graph.read(files[0])
-    (subgraph,) = parsed.model.subgraphs
-    index = [op.kind for op in parsed.operators].index("HARD_SWISH")
-    swish = subgraph.operators.pop(index)
-    reader = subgraph.operators[index]
-    reader.inputs = np.array([swish.inputs[0], *reader.inputs[1:]], np.int32)
+    graph = flatbuffer.read_graph(files[0])
+    operators = list(graph.operators)
+    swish = operators.pop([op.kind for op in operators].index("HARD_SWISH"))
+    operators = [
+        dataclasses.replace(
+            op, inputs=tuple(swish.inputs[0] if i == swish.output else i for i in op.inputs)
+        )
+        for op in operators
+    ]
     path = tmp_path / "without.tflite"
-    path.write_bytes(graph.pack(parsed.model))
+    path.write_bytes(flatbuffer.write([dataclasses.replace(graph, operators=tuple(operators))]))
     errors = layer_error.layer_errors(path, files[1], features)
     assert errors.unmatched_fp32 == ()
     (missing,) = errors.unmatched_int8
@@ -259,36 +265,36 @@ def test_an_operator_that_one_file_lacks_is_listed_and_the_rest_still_compared(
     assert missing in layer_error.table(errors)
 
 
-def operator(kind, shape, reads, writes, type="float", activation=0, names=()):
+def output(kind, shape, reads, tensor, type="FLOAT32", activation=0, names=()):
     key = (kind, activation, 0, *shape)
-    return graph.Operator(key, kind, names, reads, writes, type, kind)
+    return layer_outputs.LayerOutput(key, kind, names, reads, tensor, type, kind)
 
 
 def test_a_relu_of_its_own_pairs_with_a_fused_one():
-    apart = [operator("ADD", (4,), (0,), 1), operator("RELU", (4,), (1,), 2)]
-    fused = [operator("ADD", (4,), (0,), 9, "int8", activation=schema.ActivationFunctionType.RELU)]
-    ((left, right),) = graph.align(graph._fold_clamps(apart), fused)
-    assert (left.writes, right.writes) == (2, 9)
+    apart = [output("ADD", (4,), (0,), 1), output("RELU", (4,), (1,), 2)]
+    fused = [output("ADD", (4,), (0,), 9, "INT8", activation=schema.ActivationFunctionType.RELU)]
+    ((left, right),) = layer_outputs.align(layer_outputs._fold_clamps(apart), fused)
+    assert (left.tensor, right.tensor) == (2, 9)
     # A sum that somebody else reads too cannot be fused.
-    read_twice = [*apart, operator("MUL", (4,), (1, 2), 3)]
-    assert len(graph._fold_clamps(read_twice)) == 3
+    read_twice = [*apart, output("MUL", (4,), (1, 2), 3)]
+    assert len(layer_outputs._fold_clamps(read_twice)) == 3
 
 
 def test_names_decide_which_of_equal_operators_is_missing():
-    left = [operator("CONV_2D", (4,), (i,), i + 1, names=(name,)) for i, name in enumerate("abc")]
-    right = [operator("CONV_2D", (4,), (0,), 1, "int8", names=(name,)) for name in "ac"]
-    pairs = graph.align(left, right)
+    left = [output("CONV_2D", (4,), (i,), i + 1, names=(name,)) for i, name in enumerate("abc")]
+    right = [output("CONV_2D", (4,), (0,), 1, "INT8", names=(name,)) for name in "ac"]
+    pairs = layer_outputs.align(left, right)
     assert [(a.layers, b.layers) for a, b in pairs] == [(("a",), ("a",)), (("c",), ("c",))]
 
 
-def test_the_float_twin_has_the_weights_of_qat_and_shows_quantization_alone(
+def test_the_unquantized_has_the_weights_of_qat_and_shows_quantization_alone(
     model, files, features, tmp_path
 ):
     qat = fake_quantize.quantize(model, Affine(26 / 256, -128))
     kernel = next(v for v in qat.get_layer("quant_project").weights if "kernel" in v.name)
     kernel.assign(kernel * 1.3)  # what a long fine-tuning may do
     untouched = model.get_layer("project").get_weights()[0]
-    twin = fake_quantize.float_twin(qat, model)
+    twin = fake_quantize.unquantized(qat, model)
     np.testing.assert_allclose(twin.get_layer("project").get_weights()[0], untouched * 1.3)
     np.testing.assert_array_equal(model.get_layer("project").get_weights()[0], untouched)
     calibration.calibrate(qat, twin, features)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tf_keras as keras
@@ -8,9 +10,11 @@ from wakeword_keras.evaluation import on_tflite_micro
 from wakeword_keras.models import mobilenet_v3
 from wakeword_keras.quantization import calibration, fake_quantize
 from wakeword_keras.tflite import convert, flatbuffer
+from wakeword_keras.tflite.interpreter import micro_installed, micro_interpreter
+from wakeword_keras.tflite.layer_outputs import layer_outputs
 from wakeword_keras.tflite.scorers import tflite_int8_scores
 
-needs_micro = pytest.mark.skipif(not on_tflite_micro.installed(), reason="needs the extra firmware")
+needs_micro = pytest.mark.skipif(not micro_installed(), reason="needs the extra firmware")
 FRAMES, CHANNELS = 20, 8
 MINIMALISTIC = {
     "small minimalistic": mobilenet_v3.mobilenet_v3_small,
@@ -72,21 +76,19 @@ def test_every_architecture_is_fully_int8_and_runs_on_the_device(name, tmp_path)
 @needs_micro
 def test_a_difference_is_counted_and_its_first_layer_named(model, features, monkeypatch):
     """On the device, one convolution's bias is another."""
-    operators = on_tflite_micro.graph.read(model).operators
-    middle = operators[len(operators) // 2]
-    opened = on_tflite_micro._open
+    outputs = layer_outputs(flatbuffer.read_graph(model))
+    middle = outputs[len(outputs) // 2]
 
-    def damaged(path, content):
-        graph = flatbuffer.schema.ModelT.InitFromPackedBuf(content, 0)
-        (op,) = [op for op in graph.subgraphs[0].operators if op.outputs[0] == middle.writes]
-        bias = graph.subgraphs[0].tensors[op.inputs[2]]
-        other = np.frombuffer(bytes(graph.buffers[bias.buffer].data), np.int32) + 4000
-        bias.buffer = len(graph.buffers)  # one of its own: equal biases share one
-        graph.buffers.append(flatbuffer.schema.BufferT())
-        graph.buffers[-1].data = np.frombuffer(other.tobytes(), np.uint8)
-        return opened(path, on_tflite_micro.graph.pack(graph))
+    def damaged(source):
+        graph = flatbuffer.read(source)[0]
+        (op,) = [op for op in graph.operators if op.output == middle.tensor]
+        tensors = list(graph.tensors)
+        bias = tensors[op.inputs[2]]
+        tensors[op.inputs[2]] = dataclasses.replace(bias, data=bias.data + np.int32(4000))
+        changed = dataclasses.replace(graph, tensors=tuple(tensors))
+        return micro_interpreter(flatbuffer.write([changed]))
 
-    monkeypatch.setattr(on_tflite_micro, "_open", damaged)
+    monkeypatch.setattr(on_tflite_micro, "micro_interpreter", damaged)
     found = on_tflite_micro.check("int8", model, features)
     assert found.max_lsb > 0
     assert found.equal < 1
@@ -98,7 +100,9 @@ def test_a_difference_is_counted_and_its_first_layer_named(model, features, monk
 def test_a_model_that_the_device_cannot_hold_is_said_and_does_not_end_the_run(
     model, features, monkeypatch
 ):
-    monkeypatch.setattr(on_tflite_micro, "_ARENA_BYTES", 1000)
+    monkeypatch.setattr(
+        on_tflite_micro, "micro_interpreter", lambda source: micro_interpreter(source, 1000)
+    )
     found = on_tflite_micro.check("int8", model, features)
     assert found.refused
     assert found.refused in on_tflite_micro.table([found])

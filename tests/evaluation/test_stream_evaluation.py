@@ -6,9 +6,9 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from conftest import CLIP_MS, TONES, write_ambient, write_recordings
 from hypothesis import given
 from hypothesis import strategies as st
+from small_recordings import CLIP_MS, TONES, write_ambient, write_recordings
 
 from wakeword_keras import InputError
 from wakeword_keras.affine import Affine, dequantize, quantize
@@ -17,7 +17,7 @@ from wakeword_keras.data import ambient
 from wakeword_keras.data.corpus import Clip, CorpusConfig, read_corpus
 from wakeword_keras.data.shards import ClipInfo, Shards, write_shards
 from wakeword_keras.evaluation import stream_evaluation, stream_thresholds
-from wakeword_keras.firmware import bundle
+from wakeword_keras.firmware.manifest import read_manifest
 from wakeword_keras.metrics import stream_rule
 from wakeword_keras.metrics.stream_rule import PROBABILITY_ONE, StreamConfig
 from wakeword_keras.report import plots, report
@@ -340,7 +340,7 @@ def test_a_run_reports_its_streams_and_the_bundle_carries_their_threshold(stream
     assert int8["test"]["hours"] == pytest.approx(8 / 3600)
     assert (run_dir / "report" / "det_streams.png").stat().st_size > 0
     assert "false accepts per hour" in (run_dir / "report" / "report.html").read_text()
-    manifest = bundle.read_manifest(run_dir / "firmware")
+    manifest = read_manifest(run_dir / "firmware")
     assert manifest["threshold"]["chosen_on"] == "streams"
     assert manifest["listening"]["threshold_sum"] == int8["threshold"]["sum"]
     assert manifest["threshold"]["probability"] == int8["threshold"]["probability"]

@@ -3,83 +3,25 @@ import json
 import os
 import re
 import shutil
-import subprocess
 
+import jsonschema
 import numpy as np
 import pytest
 import tensorflow as tf
-import tf_keras as keras
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow.lite.experimental.microfrontend.python.ops import audio_microfrontend_op
+from tiny_bundle import CLIP_MS, FRAMES, FRONTEND, HASHES, WAKE_WORDS, convert, golden_clips, write
 
 from wakeword_keras import InputError
 from wakeword_keras.affine import Affine, dequantize, quantize
-from wakeword_keras.audio.features import FrontendConfig, compute
-from wakeword_keras.firmware.bundle import int8_threshold, read_manifest, write_bundle
-
-FRONTEND = FrontendConfig()
-CLIP_MS = 200
-FRAMES = 18
-WAKE_WORDS = ("hey_jarvis", "alexa")
-HASHES = {"corpus": "12ab", "config": "34cd"}
-
-
-def _convert(path, highest, interface=tf.int8):
-    keras.utils.set_random_seed(0)
-    features = keras.Input((FRAMES, 40))
-    x = keras.layers.Reshape((FRAMES, 40, 1))(features)
-    x = keras.layers.Conv2D(2, 3, 2, activation="relu")(x)
-    logits = keras.layers.Dense(len(WAKE_WORDS))(keras.layers.GlobalAveragePooling2D()(x))
-    model = keras.Model(features, logits)
-    signature = [tf.TensorSpec((1, FRAMES, 40))]
-    call = tf.function(lambda x: model(x, training=False), input_signature=signature)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [call.get_concrete_function()], model
-    )
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    ramp = np.linspace(0, highest, FRAMES * 40, dtype=np.float32).reshape(1, FRAMES, 40)
-    converter.representative_dataset = lambda: ([ramp],)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = interface
-    path.write_bytes(converter.convert())
-    return path
-
-
-@pytest.fixture(scope="module")
-def model_path(tmp_path_factory):
-    return _convert(tmp_path_factory.mktemp("model") / "int8.tflite", FRONTEND.input_affine.high)
-
-
-def _interpreter(path):
-    return Interpreter(
-        str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    )
-
-
-def _write(model_path, out_dir, **changed):
-    scale, zero_point = _interpreter(model_path).get_output_details()[0]["quantization"]
-    arguments = {
-        "wake_words": WAKE_WORDS,
-        "frontend": FRONTEND,
-        "clip_ms": CLIP_MS,
-        # Between the logits of 10 and 11.
-        "threshold_logit": scale * (10.3 - zero_point),
-        "hashes": HASHES,
-    }
-    write_bundle(model_path, out_dir, **(arguments | changed))
-    return out_dir
-
-
-@pytest.fixture(scope="module")
-def bundle(model_path, tmp_path_factory):
-    return _write(model_path, tmp_path_factory.mktemp("run") / "firmware")
-
-
-@pytest.fixture(scope="module")
-def manifest(bundle):
-    return read_manifest(bundle)
+from wakeword_keras.audio.features import compute
+from wakeword_keras.firmware import bundle as bundle_module
+from wakeword_keras.firmware import verify as verify_module
+from wakeword_keras.firmware.bundle import write_bundle
+from wakeword_keras.firmware.decision import int8_threshold
+from wakeword_keras.firmware.manifest import read_manifest
+from wakeword_keras.tflite.interpreter import open_interpreter
 
 
 def test_bundle_holds_the_models_own_bytes_and_nothing_unexpected(bundle, model_path, manifest):
@@ -87,12 +29,13 @@ def test_bundle_holds_the_models_own_bytes_and_nothing_unexpected(bundle, model_
     assert (bundle / manifest["model"]["file"]).read_bytes() == blob
     assert manifest["model"]["sha256"] == hashlib.sha256(blob).hexdigest()
     assert manifest["model"]["bytes"] == len(blob)
-    expected = ["README.md", "manifest.json", "model_data.c", "model_data.h", "model_int8.tflite"]
-    assert sorted(os.listdir(bundle)) == expected
+    expected = """README.md detector.h front_end.c front_end.h manifest.json manifest.schema.json
+        model_data.c model_data.h model_int8.tflite model_settings.h op_resolver.h"""
+    assert sorted(os.listdir(bundle)) == expected.split()
 
 
 def test_tensors_and_operators_are_those_of_the_interpreter(manifest, model_path):
-    interpreter = _interpreter(model_path)
+    interpreter = open_interpreter(model_path, "optimized")
     model = manifest["model"]
     for said, details in (
         (model["input"], interpreter.get_input_details()[0]),
@@ -133,14 +76,14 @@ def test_stream_threshold_is_the_sum_that_the_device_compares(model_path, bundle
     table = np.array(rule["probability_table"])
     least = int(np.searchsorted(table, table[40])) - 128
     given_sum = rule["windows"] * int(table[40])
-    streams = read_manifest(_write(model_path, tmp_path / "a", stream_sum=given_sum))
+    streams = read_manifest(write(model_path, tmp_path / "a", stream_sum=given_sum))
     assert streams["threshold"]["chosen_on"] == "streams"
     assert streams["threshold"]["int8"] == least
     assert streams["threshold"]["probability"] == given_sum / one
     assert streams["listening"]["threshold_sum"] == given_sum
     assert streams["clip_threshold"] == clips["clip_threshold"]
     with pytest.raises(InputError, match="never fire"):
-        _write(model_path, tmp_path / "b", stream_sum=rule["windows"] * int(table[-1]) + 1)
+        write(model_path, tmp_path / "b", stream_sum=rule["windows"] * int(table[-1]) + 1)
 
 
 @given(st.floats(-60, 60), st.floats(1e-3, 0.5), st.integers(-128, 127))
@@ -221,23 +164,6 @@ def test_front_end_constants_give_the_features_and_others_do_not(manifest, wrong
     assert equal > 0.999 if wrong is None else equal < 0.995, equal
 
 
-def test_compiled_c_array_is_the_model_aligned_to_16(bundle, tmp_path):
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    (tmp_path / "main.c").write_text(
-        '#include <stdint.h>\n#include <stdio.h>\n#include "model_data.h"\n'
-        "int main(void) {\n"
-        "  if ((uintptr_t)wakeword_model % 16) return 1;\n"
-        "  return fwrite(wakeword_model, 1, wakeword_model_len, stdout) != wakeword_model_len;\n"
-        "}\n"
-    )
-    command = [compiler, "-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{bundle}", "-o", "dump"]
-    subprocess.run([*command, "main.c", bundle / "model_data.c"], check=True, cwd=tmp_path)
-    printed = subprocess.run([tmp_path / "dump"], check=True, capture_output=True).stdout
-    assert printed == (bundle / "model_int8.tflite").read_bytes()
-
-
 def test_readme_says_what_the_manifest_says(bundle, manifest):
     text = (bundle / "README.md").read_text()
     assert f"at least **{manifest['clip_threshold']['int8']}**" in text
@@ -245,15 +171,47 @@ def test_readme_says_what_the_manifest_says(bundle, manifest):
     assert f"the last {FRAMES} rows ({CLIP_MS} ms of audio)" in text
     for i, word in enumerate(WAKE_WORDS):
         assert f"output {i}: {word}" in text
-    named = re.search(r"resolver needs: (.*)\.", text).group(1).split(", ")
+    named = re.search(r"`op_resolver.h` adds: (.*)\.", text).group(1).split(", ")
     assert named == manifest["model"]["operators"]
-    assert len(text.splitlines()) <= 45
+
+
+def test_the_same_run_gives_the_same_bytes(model_path, golden_bundle, tmp_path):
+    again = write(model_path, tmp_path / "again", golden_clips=golden_clips())
+    names = [path.relative_to(again) for path in sorted(again.rglob("*")) if path.is_file()]
+    assert len(names) > 60
+    for name in names:
+        assert (again / name).read_bytes() == (golden_bundle / name).read_bytes(), name
+
+
+def test_manifest_is_what_its_schema_says(bundle, golden_bundle):
+    for folder in (bundle, golden_bundle):
+        schema = json.loads((folder / "manifest.schema.json").read_text())
+        jsonschema.validate(json.loads((folder / "manifest.json").read_text()), schema)
+
+
+def test_bundle_without_tflite_micro_says_what_it_lacks_and_how_to_get_it(
+    model_path, tmp_path, monkeypatch
+):
+    out = write(model_path, tmp_path / "firmware", golden_clips=golden_clips())
+    assert (out / "golden_test.c").exists()
+    for module in (bundle_module, verify_module):
+        monkeypatch.setattr(module, "micro_installed", lambda: False)
+    write(model_path, out, golden_clips=golden_clips())
+    said = read_manifest(out)
+    assert said["arena"] is None
+    assert said["golden"] is None
+    (missing,) = said["missing"]
+    assert "pip install 'wakeword_keras[firmware]'" in missing
+    assert missing in (out / "README.md").read_text()
+    assert not (out / "golden").exists()
+    assert not (out / "golden_test.c").exists()
+    assert missing in verify_module.verify(out)
 
 
 def test_killed_writing_leaves_no_manifest_and_the_next_one_completes(
     model_path, tmp_path, monkeypatch
 ):
-    out = _write(model_path, tmp_path / "firmware")
+    out = write(model_path, tmp_path / "firmware")
     replace, calls = os.replace, []
 
     def dying(source, target):
@@ -264,11 +222,11 @@ def test_killed_writing_leaves_no_manifest_and_the_next_one_completes(
 
     monkeypatch.setattr(os, "replace", dying)
     with pytest.raises(KeyboardInterrupt):
-        _write(model_path, out)
+        write(model_path, out)
     with pytest.raises(InputError, match="finished run"):
         read_manifest(out)
     monkeypatch.undo()
-    assert read_manifest(_write(model_path, out))["wake_words"] == list(WAKE_WORDS)
+    assert read_manifest(write(model_path, out))["wake_words"] == list(WAKE_WORDS)
 
 
 @pytest.mark.parametrize(
@@ -282,21 +240,21 @@ def test_killed_writing_leaves_no_manifest_and_the_next_one_completes(
 )
 def test_model_that_does_not_fit_is_refused_in_one_line(model_path, tmp_path, changed, message):
     with pytest.raises(InputError, match=message) as error:
-        _write(model_path, tmp_path / "firmware", **changed)
+        write(model_path, tmp_path / "firmware", **changed)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "firmware").exists()
 
 
 def test_model_of_another_input_range_is_refused(tmp_path):
-    other = _convert(tmp_path / "other.tflite", 20.0)
+    other = convert(tmp_path / "other.tflite", 20.0)
     with pytest.raises(InputError, match="input scale"):
-        _write(other, tmp_path / "firmware")
+        write(other, tmp_path / "firmware")
 
 
 def test_float_input_or_a_file_that_is_no_model_is_refused(tmp_path):
-    floating = _convert(tmp_path / "float.tflite", FRONTEND.input_affine.high, tf.float32)
-    with pytest.raises(InputError, match="both int8"):
-        _write(floating, tmp_path / "firmware", threshold_logit=0.0)
+    floating = convert(tmp_path / "float.tflite", interface=tf.float32)
+    with pytest.raises(InputError, match="is float32, not int8 with one scale: give a fully"):
+        write(floating, tmp_path / "firmware", threshold_logit=0.0)
     text = tmp_path / "text.tflite"
     text.write_text("no model at all")
     with pytest.raises(InputError, match="not a TFLite model"):

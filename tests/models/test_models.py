@@ -8,8 +8,8 @@ from wakeword_keras.models.ds_cnn import ds_cnn
 
 def test_every_architecture_maps_features_to_one_logit_a_wake_word():
     for name in models.ARCHITECTURES:
-        model = models.build(name, 98, 40, 3)
-        assert model(np.zeros((2, 98, 40), np.float32)).shape == (2, 3)
+        model = models.build(name, 182, 40, 3)
+        assert model(np.zeros((2, 182, 40), np.float32)).shape == (2, 3)
         assert model.layers[-1].activation.__name__ == "linear"
 
 

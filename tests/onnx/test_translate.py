@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tf_keras import layers
 
 from wakeword_keras import InputError, models
 from wakeword_keras.affine import Affine, quantize
 from wakeword_keras.onnx import translate as export
-from wakeword_keras.onnx.graph import Network, Operator, Tensor, parse
 from wakeword_keras.tflite import convert, flatbuffer
+from wakeword_keras.tflite.flatbuffer import Graph, Operator, Tensor, read_graph
+from wakeword_keras.tflite.interpreter import open_interpreter
 from wakeword_keras.tflite.scorers import onnx_scorer, tflite_scorer
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
@@ -135,7 +135,7 @@ def test_a_float_block_computes_what_keras_computes(block, features, tmp_path):
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 def test_every_int8_operator_gives_the_reference_kernels_value_to_one_lsb(block, features):
     content = converted(model_of(block), "int8", features)
-    network = parse(content)
+    network = read_graph(content)
     for clip in features[:3]:
         held = tensors_of(content, clip)
         for operator in network.operators:
@@ -149,17 +149,12 @@ def test_every_int8_operator_gives_the_reference_kernels_value_to_one_lsb(block,
 
 def tensors_of(content, clip):
     """The tensors of a TFLite model that has seen a clip, on reference kernels."""
-    interpreter = Interpreter(
-        model_content=content,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
-        experimental_preserve_all_tensors=True,
-    )
-    interpreter.allocate_tensors()
+    interpreter = open_interpreter(content, "reference", keep_tensors=True)
     given = interpreter.get_input_details()[0]
     affine = Affine(*given["quantization"])
     interpreter.set_tensor(given["index"], quantize(clip[None], affine))
     interpreter.invoke()
-    network = parse(content)
+    network = read_graph(content)
     # Not all that the interpreter lists: its scratch buffers cannot be read.
     used = {i for operator in network.operators for i in (*operator.inputs, operator.output)}
     return {index: interpreter.get_tensor(index).copy() for index in used}
@@ -171,8 +166,8 @@ def alone(network, operator, held):
     for index in operator.inputs:
         data = held[index].reshape(tensors[index].shape)
         tensors[index] = dataclasses.replace(tensors[index], data=data)
-    unused = Tensor((1, 1), None, None, None, 0)
-    return Network((*tensors, unused), (operator,), len(tensors), operator.output)
+    unused = Tensor("unused", "FLOAT32", (1, 1))
+    return Graph((*tensors, unused), (operator,), (len(tensors),), operator.outputs)
 
 
 def run(network, features=((0.0,),)):
@@ -185,10 +180,10 @@ def run(network, features=((0.0,),)):
 
 def test_between_scales_values_are_rounded_anew():
     coarse, fine = (
-        Tensor((1, 2), None, np.array([scale], np.float32), np.array([zero_point]), 0)
+        Tensor("x", "INT8", (1, 2), None, np.array([scale], np.float32), np.array([zero_point]))
         for scale, zero_point in ((0.5, -3), (0.125, 10))
     )
-    network = Network((fine, coarse), (Operator("QUANTIZE", (0,), 1, None),), 0, 1)
+    network = Graph((fine, coarse), (Operator("QUANTIZE", (0,), (1,)),), (0,), (1,))
     # 1.1 is 9 fine steps, 1.125, and 2 coarse ones; 100 exceeds what 117 fine steps reach, 14.625.
     np.testing.assert_array_equal(run(network, [[1.1, 100]]), [[1.0, 14.5]])
 
@@ -197,7 +192,7 @@ def test_the_blocks_hold_every_operator_that_has_a_translation(features):
     seen = {
         operator.kind
         for block in BLOCKS
-        for operator in parse(converted(model_of(block), "fp32", features)).operators
+        for operator in read_graph(converted(model_of(block), "fp32", features)).operators
     }
     assert export._TRANSLATIONS.keys() - seen == {"QUANTIZE"}
 
@@ -234,7 +229,7 @@ def test_int8_weights_are_tflites_own_with_a_scale_for_each_channel(kind, ds_cnn
         for node in model.graph.node
         if node.op_type == "DequantizeLinear"
     }
-    network = parse(ds_cnn_files[0].read_bytes())
+    network = read_graph(ds_cnn_files[0].read_bytes())
     convolutions = [op for op in network.operators if op.kind.endswith("CONV_2D")]
     nodes = [node for node in model.graph.node if node.op_type == "Conv"]
     assert len(nodes) == len(convolutions) == 9
@@ -262,7 +257,7 @@ def test_the_file_is_at_most_1_3_times_the_tflite_file(kind):
 
 def test_an_operator_without_translation_is_named(features):
     content = convert.float_model(model_of(lambda x: tf.cos(x)[:, 0]))
-    with pytest.raises(InputError, match=r"^operator COS "):
+    with pytest.raises(InputError, match=r"^the model: operator COS "):
         export.from_tflite(content)
 
 

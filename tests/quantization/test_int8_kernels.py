@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from wakeword_keras.affine import INT8_MAX, INT8_MIN, Affine
 from wakeword_keras.quantization import fixed_point, int8_kernels
+from wakeword_keras.tflite.interpreter import open_interpreter
 
 ALL = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)
 
@@ -16,10 +16,7 @@ ALL = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8)
 def reference(operator, inputs, affines, shape, out, **options):
     """What a single operator writes, int8, on the reference kernels."""
     content = one_operator(operator, [x.shape for x in inputs], affines, shape, out, options)
-    made = Interpreter(
-        model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_REF
-    )
-    made.allocate_tensors()
+    made = open_interpreter(content, "reference")
     for detail, x in zip(made.get_input_details(), inputs, strict=True):
         made.set_tensor(detail["index"], x)
     made.invoke()
@@ -228,7 +225,7 @@ def test_the_middle_of_the_series_is_exact():
 @pytest.mark.parametrize("factor", [0.25, 0.3, 0.5, 0.9999999999, 1.0, 1 / 3000, 6.5])
 def test_a_fixed_point_factor_has_31_bits(factor):
     mantissa, exponent = (
-        float(x) for x in int8_kernels.fixed_point(tf.constant(factor, tf.float64))
+        float(x) for x in int8_kernels.multiplier(tf.constant(factor, tf.float64))
     )
     assert 2**30 <= mantissa < 2**31
     assert mantissa == round(mantissa)

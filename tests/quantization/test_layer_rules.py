@@ -3,16 +3,15 @@
 import numpy as np
 import pytest
 import tf_keras as keras
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from test_convert import dataset_of, interpreter, run_int8
 from tf_keras import layers
 
 from wakeword_keras.affine import Affine, dequantize, quantize
 from wakeword_keras.models import mobilenet_v3
 from wakeword_keras.models.activations import HardSwish, hard_sigmoid
-from wakeword_keras.quantization import calibration, fake_quantize, layer_rules
-from wakeword_keras.quantization.layer_rules import DepthwiseQuantizer
+from wakeword_keras.quantization import calibration, fake_quantize, layer_rules, tfmot_access
 from wakeword_keras.tflite import convert
+from wakeword_keras.tflite.interpreter import open_interpreter
 
 INPUT = Affine(26 / 256, -128)
 FRAMES, CHANNELS = 12, 8
@@ -175,7 +174,7 @@ def test_every_channel_of_a_depthwise_kernel_has_its_own_steps():
     scales = np.logspace(-4, 0, 8).reshape(1, 1, 8, 1)
     kernel = (np.random.default_rng(0).uniform(-1, 1, (3, 3, 8, 1)) * scales).astype(np.float32)
     owner = layers.Layer()
-    quantizer = DepthwiseQuantizer()
+    quantizer = tfmot_access.per_depthwise_channel()
     variables = quantizer.build(kernel.shape, "kernel", owner)
     quantized = quantizer(keras.backend.constant(kernel), True, weights=variables).numpy()
     step = np.abs(kernel).max((0, 1, 3), keepdims=True) / 127
@@ -185,8 +184,9 @@ def test_every_channel_of_a_depthwise_kernel_has_its_own_steps():
 def test_weights_of_a_convolution_before_a_plain_relu_are_quantized_too():
     """tfmot's transform left them float during training."""
     qat = fake_quantize.quantize(model_of(convolution_without_batch_norm), INPUT)
-    (weight, _, _) = qat.get_layer("quant_conv")._weight_vars[0]
+    weight, low, high = tfmot_access.quantized_weight(tfmot_access.wrapper_of(qat, "conv"))
     assert weight.shape == (3, 3, 1, 8)
+    assert low.shape == high.shape == (8,)
 
 
 def test_hard_sigmoid_behind_a_convolution_folds_into_it(features):
@@ -237,12 +237,7 @@ def through_the_door(model, epochs, qat_epochs):
 
 def int8_tensors(content, features):
     """Per operator, on reference kernels: output name, real inputs, real output, output scale."""
-    made = Interpreter(
-        model_content=content,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
-        experimental_preserve_all_tensors=True,
-    )
-    made.allocate_tensors()
+    made = open_interpreter(content, "reference", keep_tensors=True)
     details = {d["index"]: d for d in made.get_tensor_details()}
     seen = {index: [] for index in details}
     operators = [op for op in made._get_ops_details() if op["op_name"] not in MOVES]
@@ -265,12 +260,8 @@ def int8_tensors(content, features):
 
 def fused_chain(qat, model, name):
     """The QAT layers that one int8 kernel computes, the last of which is `name`."""
-    chain = [model.get_layer(name)]
-    while not isinstance(before := chain[0].inbound_nodes[0].inbound_layers, list) and (
-        layer_rules.folds_into_next(before, model)
-    ):
-        chain.insert(0, before)
-    return [qat.get_layer(f"quant_{layer.name}") for layer in chain]
+    chain = layer_rules.fused_chain(model.get_layer(name), model)
+    return [tfmot_access.wrapper_of(qat, layer.name) for layer in chain]
 
 
 def kernel_errors(model, qat, content, features):
@@ -282,7 +273,7 @@ def kernel_errors(model, qat, content, features):
     errors = {}
     names = [
         name
-        for name, quantization in layer_rules.layer_quantizations(model).items()
+        for name, quantization in fake_quantize.layer_quantizations(model).items()
         if quantization.output_quantizer is not None
     ]
     for tensor, inputs, output, scale in int8_tensors(content, features):

@@ -6,7 +6,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import soundfile
-from conftest import write_ambient, write_recordings
+from small_recordings import write_ambient, write_recordings
 
 from wakeword_keras import InputError
 from wakeword_keras.data.shards import open_shards

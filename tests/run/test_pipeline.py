@@ -16,7 +16,7 @@ import soundfile
 import tf_keras as keras
 from absl import flags
 from absl.testing import flagsaver
-from conftest import write_ambient, write_recordings
+from small_recordings import write_ambient, write_recordings
 
 from tools import command, train
 from wakeword_keras import files
@@ -243,12 +243,12 @@ def test_the_exported_weights_are_the_qat_models_rounded(finished, qat_model):
     # Rounding is of the plain kernel; folding a positive factor per channel scales its step alone.
     limit = next(value for name, value in named.items() if name.endswith("first/kernel_max"))
     expected = np.clip(np.round(kernel / (limit / 127)), -127, 127) * np.sign(gamma)
-    interpreter = flatbuffer.interpreter(finished / "export" / "model_int8.tflite", "reference")
+    graph = flatbuffer.read_graph(finished / "export" / "model_int8.tflite")
     shape = (kernel.shape[3], *kernel.shape[:2], kernel.shape[2])
     stored = [
-        interpreter.get_tensor(detail["index"])
-        for detail in interpreter.get_tensor_details()
-        if tuple(detail["shape"]) == shape and detail["dtype"] == np.int8
+        tensor.data
+        for tensor in graph.tensors
+        if tensor.data is not None and tensor.shape == shape and tensor.type == "INT8"
     ]
     assert len(stored) == 1
     np.testing.assert_array_equal(stored[0].transpose(1, 2, 3, 0), expected)

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from wakeword_keras.errors import InputError
 from wakeword_keras.names import SPLITS
 from wakeword_keras.synthesis import corpus as synthesis
 from wakeword_keras.synthesis import espeak, lines, phonetics, voices
-from wakeword_keras.synthesis.corpus import SynthesisConfig, phrase_duration, synthesize
+from wakeword_keras.synthesis.corpus import SynthesisConfig, synthesize
+from wakeword_keras.synthesis.engines import Cast
 
 pytest.importorskip("espeakng_loader", reason="needs the extra [tts]: pip install espeakng-loader")
 
@@ -223,7 +225,7 @@ def test_a_clip_holds_the_whole_span_with_room_at_its_ends(seed):
     rng = np.random.default_rng(seed)
     config = SynthesisConfig(clip_ms=1000)
     unused = lines.Script((), (), {})
-    studio = synthesis._Studio(espeak.Espeak(), rng, config, unused)
+    studio = synthesis._Studio(espeak.Espeak(), Cast({}, {}), rng, config, unused)
     for _ in range(50):
         audio = np.full(int(rng.integers(16_000, 40_000)), 1e-9)
         start = int(rng.integers(0, len(audio) - 12_000))
@@ -274,7 +276,9 @@ def test_a_line_with_the_phrase_in_it_is_drawn_again():
 
 
 def test_too_short_a_clip_names_the_length_needed_and_that_is_enough(tmp_path):
-    needed_ms = synthesis.clip_ms_needed(phrase_duration(PHRASE, TINY))
+    with pytest.raises(InputError, match="`clip_ms`=300 is too short") as error:
+        synthesize([PHRASE], str(tmp_path / "c"), dataclasses.replace(TINY, clip_ms=300))
+    needed_ms = int(re.search(r"takes up to (\d+) ms", str(error.value))[1])
     short = dataclasses.replace(TINY, clip_ms=needed_ms - 10)
     with pytest.raises(InputError, match=f"`clip_ms`={needed_ms} or more"):
         synthesize([PHRASE], str(tmp_path / "c"), short)

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import tf_keras as keras
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tf_keras import layers
 
 from wakeword_keras import models
 from wakeword_keras.affine import Affine, dequantize, quantize
 from wakeword_keras.quantization import calibration, fake_quantize
 from wakeword_keras.tflite import convert
+from wakeword_keras.tflite.interpreter import open_interpreter
 
 INPUT = Affine(26 / 256, -128)
 FRAMES, CHANNELS = 20, 12
@@ -64,11 +64,7 @@ def quantized(model, features):
 
 
 def interpreter(content):
-    made = Interpreter(
-        model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_REF
-    )
-    made.allocate_tensors()
-    return made
+    return open_interpreter(content, "reference")
 
 
 def run_int8(content, features):

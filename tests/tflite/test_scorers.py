@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from wakeword_keras import InputError, affine, models
 from wakeword_keras.tflite import convert, flatbuffer
+from wakeword_keras.tflite.interpreter import KERNELS, device_kernels, open_interpreter
 from wakeword_keras.tflite.scorers import (
     keras_facts,
     keras_scorer,
@@ -61,7 +62,7 @@ def files(keras_model, features, tmp_path_factory):
 def test_float_tflite_equals_keras_to_float_rounding(keras_model, files, features):
     keras_logits = keras_scorer(keras_model)(features)
     assert keras_logits.std() > 1  # else agreement would mean nothing
-    for kernels in flatbuffer.KERNELS:
+    for kernels in KERNELS:
         logits = tflite_scorer(files["fp32"], kernels)(features)
         assert logits.dtype == np.float32
         np.testing.assert_allclose(logits, keras_logits, atol=1e-4)
@@ -76,16 +77,11 @@ def test_keras_scorer_is_inference_mode_and_ignores_batching(keras_model, featur
 
 
 def test_int8_scorer_rounds_saturates_and_dequantizes(files, features):
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
     loud = features * 3  # part of it above what int8 can hold
     source = flatbuffer.input_affine(files["int8"])
     target = flatbuffer.output_affine(files["int8"])
     assert (loud > source.high + source.scale).any()
-    interpreter = Interpreter(
-        str(files["int8"]), experimental_op_resolver_type=OpResolverType.BUILTIN_REF
-    )
-    interpreter.allocate_tensors()
+    interpreter = open_interpreter(files["int8"], "reference")
     detail_in = interpreter.get_input_details()[0]
     detail_out = interpreter.get_output_details()[0]
     expected = []
@@ -225,7 +221,7 @@ def test_a_file_with_a_sum_is_judged_by_the_kernels_whose_sum_is_right(tmp_path,
     path = tmp_path / "sum.tflite"
     quantizing = convert._quantizing(converter, lambda: ([clip[None]] for clip in features))
     path.write_bytes(quantizing.convert())
-    kernels = flatbuffer.device_kernels(flatbuffer.operators(path))
+    kernels = device_kernels(flatbuffer.operators(path))
     assert kernels == "optimized"
     scale = flatbuffer.output_affine(path).scale
     expected = features.sum((1, 2))[:, None]

@@ -1,7 +1,7 @@
 """Calibration coverage: whether the clips that set the ranges stand for those the device meets.
 
 Ranges are those that the QAT model holds now; activations are its float twin's
-(`fake_quantize.float_twin`), because fine-tuning moves weights.
+(`fake_quantize.unquantized`), because fine-tuning moves weights.
 """
 
 import dataclasses
@@ -121,7 +121,8 @@ def measure(
     """Compare a calibration set with the training mix and with clips it must not contain.
 
     Args:
-      model: float model with the layers that `ranges` names: `fake_quantize.float_twin(qat, fp32)`.
+      model: `fake_quantize.unquantized(qat, fp32)`, a float model with the layers that `ranges`
+        names.
       ranges: from `calibration.read_ranges(qat)`.
       input_affine: quantization of the input.
       calibration_set: what calibration saw.

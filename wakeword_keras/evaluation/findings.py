@@ -28,6 +28,7 @@ from wakeword_keras.names import FP32_TFLITE, INT8, INT8_PTQ, TEST
 from wakeword_keras.quantization import calibration, fake_quantize
 from wakeword_keras.streams import scoring
 from wakeword_keras.tflite import convert, flatbuffer
+from wakeword_keras.tflite.interpreter import micro_installed
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,10 @@ def measure(models: RunModels, data: HeldOut, thresholds: Thresholds) -> Finding
     test = split_features(data.shards, TEST, data.frontend)
     on_device = _on_device(models, test.features)
     print(on_tflite_micro.table(on_device), flush=True)
-    float_twin = fake_quantize.float_twin(models.qat, models.fp32)
-    layers = _layers(models, float_twin, test)
+    unquantized = fake_quantize.unquantized(models.qat, models.fp32)
+    layers = _layers(models, unquantized, test)
     print(layer_error.table(layers["qat_to_int8"], rows=3), flush=True)
-    covered = _coverage(models, float_twin, data, test)
+    covered = _coverage(models, unquantized, data, test)
     streams = _streams(models, data, thresholds) if data.ambient else None
     if streams is not None:
         print(stream_evaluation.console_table(streams), flush=True)
@@ -148,7 +149,7 @@ def _logits_per_lsb(models: RunModels) -> float:
 def _on_device(
     models: RunModels, features: NDArray[np.float32]
 ) -> tuple[on_tflite_micro.MicroCheck, ...]:
-    if not on_tflite_micro.installed():
+    if not micro_installed():
         print("no TFLite Micro: pip install 'wakeword_keras[firmware]', then evaluate again")
         return ()
     spread = np.linspace(0, len(features) - 1, min(on_tflite_micro.CLIPS, len(features)), dtype=int)
@@ -159,12 +160,12 @@ def _on_device(
 
 
 def _layers(
-    models: RunModels, float_twin: keras.Model, test: ClipFeatures
+    models: RunModels, unquantized: keras.Model, test: ClipFeatures
 ) -> dict[str, layer_error.LayerErrors]:
     fp32, int8 = models.exported[FP32_TFLITE], models.exported[INT8]
     with tempfile.TemporaryDirectory() as folder:
         qat = Path(folder, "qat.tflite")
-        qat.write_bytes(convert.float_model(float_twin))
+        qat.write_bytes(convert.float_model(unquantized))
         pairs = {
             "fp32_to_int8": (fp32, int8),
             "qat_to_int8": (qat, int8),
@@ -176,10 +177,10 @@ def _layers(
 
 
 def _coverage(
-    models: RunModels, float_twin: keras.Model, data: HeldOut, test: ClipFeatures
+    models: RunModels, unquantized: keras.Model, data: HeldOut, test: ClipFeatures
 ) -> calibration_coverage.Coverage:
     covered = calibration_coverage.measure(
-        float_twin,
+        unquantized,
         calibration.read_ranges(models.qat),
         data.frontend.input_affine,
         models.calibration_set,

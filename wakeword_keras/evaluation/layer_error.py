@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from wakeword_keras.affine import INT8_MIN, Affine, dequantize, quantize
 from wakeword_keras.data.recordings import few
 from wakeword_keras.errors import InputError
-from wakeword_keras.tflite import flatbuffer, graph
+from wakeword_keras.tflite import flatbuffer
+from wakeword_keras.tflite.flatbuffer import Graph
+from wakeword_keras.tflite.interpreter import device_kernels, open_interpreter
+from wakeword_keras.tflite.layer_outputs import LayerOutput, align, layer_outputs
 
 MAX_DB = 200.0
 """SQNR of a layer without any error; -200 of one that has no signal to be right about."""
@@ -121,26 +123,30 @@ def layer_errors(
         clips, or of another shape.
     """
     _check_kinds(fp32_path, int8_path)
-    fp32, int8 = graph.read(fp32_path), graph.read(int8_path)
-    if not len(features) or features.shape[1:] != int8.input_shape[1:]:
+    fp32, int8 = (flatbuffer.read_graph(path) for path in (fp32_path, int8_path))
+    shapes = [graph.tensors[graph.inputs[0]].shape for graph in (fp32, int8)]
+    if not len(features) or features.shape[1:] != shapes[1][1:]:
         raise InputError(
-            f"{int8_path}: takes features {list(int8.input_shape[1:])} per clip, got "
+            f"{int8_path}: takes features {list(shapes[1][1:])} per clip, got "
             f"{len(features)} of {list(features.shape[1:])}"
         )
-    pairs = graph.align(fp32.operators, int8.operators)
-    if not pairs or fp32.input_shape != int8.input_shape:
+    outputs = [layer_outputs(graph) for graph in (fp32, int8)]
+    pairs = align(*outputs)
+    if not pairs or shapes[0] != shapes[1]:
         raise InputError(f"{int8_path}: no layer in common with {fp32_path}: other architectures")
     chosen = features[np.unique(np.linspace(0, len(features) - 1, clips).round().astype(int))]
-    tallies = _compare(fp32, int8, pairs, chosen)
-    found = [tallies[int8.input].error("input", "INPUT", 0)]
+    compared = (int8.inputs[0], *(b.tensor for _, b in pairs))
+    affines = {t: flatbuffer.int8_affine(int8.tensors[t], int8_path) for t in compared}
+    tallies = _compare(fp32, int8, pairs, affines, chosen)
+    found = [tallies[int8.inputs[0]].error("input", "INPUT", 0)]
     found += [
-        tallies[b.writes].error(_display_name(a, i), b.kind, i + 1)
+        tallies[b.tensor].error(_display_name(a, i), b.kind, i + 1)
         for i, (a, b) in enumerate(pairs)
     ]
     return LayerErrors(
         tuple(sorted((_with_hint(error) for error in found), key=lambda e: e.own_sqnr_db)),
-        _unmatched(fp32, {a.writes for a, _ in pairs}),
-        _unmatched(int8, {b.writes for _, b in pairs}),
+        _unmatched(outputs[0], {a.tensor for a, _ in pairs}),
+        _unmatched(outputs[1], {b.tensor for _, b in pairs}),
         len(chosen),
     )
 
@@ -182,65 +188,76 @@ def _check_kinds(fp32_path: str | os.PathLike, int8_path: str | os.PathLike) -> 
             )
 
 
-def _unmatched(graph: graph.Graph, matched: set[int]) -> tuple[str, ...]:
-    return tuple(op.label for op in graph.operators if op.writes not in matched)
+def _unmatched(outputs: Sequence[LayerOutput], matched: set[int]) -> tuple[str, ...]:
+    return tuple(output.label for output in outputs if output.tensor not in matched)
 
 
-def _display_name(op: graph.Operator, index: int) -> str:
-    return op.layers[0] if op.layers else f"{op.kind.lower()}_{index}"
+def _display_name(output: LayerOutput, index: int) -> str:
+    return output.layers[0] if output.layers else f"{output.kind.lower()}_{index}"
 
 
-def _interpreter(content: bytes, kernels: str) -> Interpreter:
-    made = Interpreter(
-        model_content=content,
-        num_threads=1,
-        experimental_op_resolver_type=flatbuffer.KERNELS[kernels],
-        experimental_preserve_all_tensors=True,
-    )
-    made.allocate_tensors()
-    return made
+def _cut(graph: Graph, tensors: Sequence[int]) -> tuple[bytes, dict[int, int]]:
+    """The float model with every reader of the given tensors reading an input of its own instead.
+
+    Args:
+      graph: of the float model.
+      tensors: written by its operators; they become the outputs, in this order.
+
+    Returns:
+      The flatbuffer, and the index of the new input that stands for each tensor.
+    """
+    given = {tensor: len(graph.tensors) + place for place, tensor in enumerate(tensors)}
+    new = [
+        dataclasses.replace(graph.tensors[tensor], name=f"{graph.tensors[tensor].name}/given")
+        for tensor in tensors
+    ]
+    operators = [
+        dataclasses.replace(op, inputs=tuple(given.get(index, index) for index in op.inputs))
+        for op in graph.operators
+    ]
+    inputs = (*graph.inputs, *given.values())
+    tensors_after = (*graph.tensors, *new)
+    return flatbuffer.write([Graph(tensors_after, tuple(operators), inputs, tuple(tensors))]), given
 
 
 def _compare(
-    fp32: graph.Graph,
-    int8: graph.Graph,
-    pairs: Sequence[tuple[graph.Operator, graph.Operator]],
+    fp32: Graph,
+    int8: Graph,
+    pairs: Sequence[tuple[LayerOutput, LayerOutput]],
+    affines: Mapping[int, Affine],
     features: NDArray[np.float32],
 ) -> dict[int, "_Tally"]:
     """Run both graphs and the cut one clip by clip; tallies by INT8 tensor."""
-    partner = {b.writes: a.writes for a, b in pairs}
-    content, given = graph.cut(fp32, list(partner.values()))
-    whole, fed = (
-        _interpreter(graph.pack(fp32.model), "optimized"),
-        _interpreter(content, "optimized"),
+    partner = {b.tensor: a.tensor for a, b in pairs}
+    content, given = _cut(fp32, list(partner.values()))
+    whole, fed, quantized = (
+        open_interpreter(content, kernels, keep_tensors=True)
+        for content, kernels in (
+            (flatbuffer.write([fp32]), "optimized"),
+            (content, "optimized"),
+            (flatbuffer.write([int8]), device_kernels(op.kind for op in int8.operators)),
+        )
     )
-    kernels = flatbuffer.device_kernels(operator.kind for operator in int8.operators)
-    quantized = _interpreter(graph.pack(int8.model), kernels)
-    details = {d["index"]: d for d in quantized.get_tensor_details()}
-    tallies = {t: _Tally(_affine(details[t])) for t in (int8.input, *partner)}
-    source = tallies[int8.input].affine
+    (fp32_input,), (int8_input,) = fp32.inputs, int8.inputs
+    tallies = {t: _Tally(affine) for t, affine in affines.items()}
+    source = affines[int8_input]
     for clip in features[:, np.newaxis]:
         codes = quantize(clip, source)
         for interpreter, tensor, values in (
-            (whole, fp32.input, clip),
-            (quantized, int8.input, codes),
+            (whole, fp32_input, clip),
+            (quantized, int8_input, codes),
         ):
             interpreter.set_tensor(tensor, values)
             interpreter.invoke()
         written = {t: quantized.get_tensor(t) for t in partner}
-        fed.set_tensor(fp32.input, dequantize(codes, source))
+        fed.set_tensor(fp32_input, dequantize(codes, source))
         for t, target in partner.items():
-            fed.set_tensor(given[target], dequantize(written[t], tallies[t].affine))
+            fed.set_tensor(given[target], dequantize(written[t], affines[t]))
         fed.invoke()
-        tallies[int8.input].add(codes, clip, clip)
+        tallies[int8_input].add(codes, clip, clip)
         for t, target in partner.items():
             tallies[t].add(written[t], whole.get_tensor(target), fed.get_tensor(target))
     return tallies
-
-
-def _affine(detail: Mapping[str, Any]) -> Affine:
-    scale, zero_point = detail["quantization"]
-    return Affine(float(scale), int(zero_point))
 
 
 class _Tally:

@@ -4,32 +4,29 @@ The reference kernels of the desktop's interpreter stand for the device's everyw
 report; here both run on the same clips, so that this is measured, not believed.
 """
 
-import importlib.util
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from wakeword_keras.affine import quantize
-from wakeword_keras.errors import InputError
-from wakeword_keras.tflite import flatbuffer, graph
+from wakeword_keras.tflite import flatbuffer
+from wakeword_keras.tflite.interpreter import device_kernels, micro_interpreter, open_interpreter
+from wakeword_keras.tflite.layer_outputs import layer_outputs
 from wakeword_keras.tflite.scorers import tflite_int8_scores
 
 CLIPS = 200
 """As many test clips are compared."""
-# Ample for every architecture: what a device needs is less, its pointers are half as long.
-_ARENA_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
 class MicroCheck:
-    """One INT8 file on TFLite Micro against `flatbuffer.device_kernels` (BUILTIN_REF but for SUM).
+    """One INT8 file on TFLite Micro against `interpreter.device_kernels` (BUILTIN_REF but for SUM).
 
     Attributes:
       model: name.
@@ -48,11 +45,6 @@ class MicroCheck:
     refused: str | None = None
 
 
-def installed() -> bool:
-    """Whether the extra `firmware` is there."""
-    return importlib.util.find_spec("tflite_micro") is not None
-
-
 def check(name: str, path: str | os.PathLike, features: NDArray[np.float32]) -> MicroCheck:
     """Run an INT8 model on TFLite Micro and compare it with the reference kernels.
 
@@ -64,13 +56,13 @@ def check(name: str, path: str | os.PathLike, features: NDArray[np.float32]) -> 
     Raises:
       InputError: the file is missing or not int8, or the extra `firmware` is not installed.
     """
-    kernels = flatbuffer.device_kernels(flatbuffer.operators(path))
+    kernels = device_kernels(flatbuffer.operators(path))
     expected = tflite_int8_scores(path, features, kernels).astype(int)
     affine = flatbuffer.input_affine(path)
     assert affine is not None, "int8, as tflite_int8_scores has checked"
     clips = quantize(features, affine)
     try:
-        interpreter = _open(path, Path(path).read_bytes())
+        interpreter = micro_interpreter(path)
     except RuntimeError as error:
         return MicroCheck(name, 0, 0, 0.0, None, refused=str(error))
     progress = tqdm(clips, desc=f"{name} on TFLite Micro", unit="clip", disable=None, leave=False)
@@ -101,14 +93,6 @@ def _line(check: MicroCheck) -> str:
     )
 
 
-def _open(path: str | os.PathLike, content: bytes) -> Any:
-    try:
-        from tflite_micro import runtime
-    except ImportError as error:
-        raise InputError(f"{path}: needs: pip install 'wakeword_keras[firmware]'") from error
-    return runtime.Interpreter.from_bytes(content, arena_size=_ARENA_BYTES)
-
-
 def _run(interpreter: Any, clip: NDArray[np.int8]) -> NDArray[np.int8]:
     interpreter.set_input(clip[np.newaxis], 0)
     interpreter.invoke()
@@ -117,20 +101,16 @@ def _run(interpreter: Any, clip: NDArray[np.int8]) -> NDArray[np.int8]:
 
 def _first_difference(path: str | os.PathLike, clip: NDArray[np.int8], kernels: str) -> str:
     """The first operator, in the order of the graph, whose output differs."""
-    parsed = graph.read(path)
+    graph = flatbuffer.read_graph(path)
+    outputs = layer_outputs(graph)
     # As outputs, all tensors are kept: TFLite Micro's own way to keep them holds at most 1,024.
-    parsed.model.subgraphs[0].outputs = [operator.writes for operator in parsed.operators]
-    parsed.model.signatureDefs = []
-    content = graph.pack(parsed.model)
-    micro = _open(path, content)
+    kept = dataclasses.replace(graph, outputs=tuple(output.tensor for output in outputs))
+    content = flatbuffer.write([kept])
+    micro, desktop = micro_interpreter(content), open_interpreter(content, kernels)
     _run(micro, clip)
-    desktop = Interpreter(
-        model_content=content, experimental_op_resolver_type=flatbuffer.KERNELS[kernels]
-    )
-    desktop.allocate_tensors()
-    desktop.set_tensor(desktop.get_input_details()[0]["index"], clip[np.newaxis])
+    desktop.set_tensor(graph.inputs[0], clip[np.newaxis])
     desktop.invoke()
-    for index, operator in enumerate(parsed.operators):
-        if not np.array_equal(micro.get_output(index), desktop.get_tensor(operator.writes)):
-            return f"{operator.layers[0] if operator.layers else operator.label} ({operator.kind})"
+    for index, output in enumerate(outputs):
+        if not np.array_equal(micro.get_output(index), desktop.get_tensor(output.tensor)):
+            return f"{output.layers[0] if output.layers else output.label} ({output.kind})"
     raise AssertionError(f"{path}: outputs differ, but no tensor does")

@@ -18,7 +18,8 @@ class Block:
     """A row of the paper's tables: an inverted residual, before the width multiplier.
 
     Attributes:
-      expansion: channels inside the block, as a multiple of those that enter it.
+      expansion: channels inside the block, as a multiple of those that enter it; 1: the block has
+        no convolution that expands them.
       filters: channels that leave it.
       kernel: size of the depthwise kernel.
       stride: of the depthwise convolution, in time and frequency.
@@ -160,7 +161,7 @@ def _inverted_residual(x, block: Block, name: str, width: float, minimalistic: b
     shortcut = x
     filters, entering = divisible(block.filters * width), x.shape[-1]
     hard_swish = block.hard_swish and not minimalistic
-    if name != "block0":  # the first block does not expand
+    if block.expansion != 1:
         inside = divisible(entering * block.expansion)
         x = layers.Conv2D(inside, 1, use_bias=False, name=f"{name}_expand")(x)
         x = _activate(_normalize(x, f"{name}_expand"), f"{name}_expand", hard_swish)

@@ -1,4 +1,4 @@
-"""A TFLite flatbuffer as plain data, and the ONNX graph that grows out of it.
+"""The ONNX graph that grows out of a TFLite one.
 
 A quantized TFLite tensor becomes QuantizeLinear and DequantizeLinear with the tensor's own scale
 and zero point (QDQ form); weights stay the int8 they are, each behind a DequantizeLinear along its
@@ -10,127 +10,38 @@ Images in TFLite hold their channels last, ONNX convolutions want them first. Ev
 is kept in the layout it was made in and transposed, as int8, where another one is wanted.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from wakeword_keras.errors import InputError
+from wakeword_keras.tflite.flatbuffer import Graph, Operator, Tensor
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what onnxruntime 1.12 and later read
 # A layout is a permutation of TFLite's axes; None is TFLite's own order.
 Layout = tuple[int, ...] | None
 CHANNELS_FIRST: Layout = (0, 3, 1, 2)
-_DTYPES = {
-    "FLOAT32": np.float32,
-    "INT8": np.int8,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "BOOL": np.bool_,
-}
-_FILE_IDENTIFIER = b"TFL3"  # bytes 4 to 8 of a TFLite flatbuffer
+_TYPES = ("FLOAT32", "INT8", "INT32", "INT64", "BOOL")
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """One tensor of a TFLite graph; `scale` and `zero_point` are arrays [1] or [channels]."""
-
-    shape: tuple[int, ...]
-    data: NDArray | None  # of a constant
-    scale: NDArray[np.float32] | None
-    zero_point: NDArray[np.int64] | None
-    axis: int  # that the scales run along
-
-
-@dataclass(frozen=True)
-class Operator:
-    """One operator of a TFLite graph: name such as "CONV_2D", tensor indices, its options."""
-
-    kind: str
-    inputs: tuple[int, ...]
-    output: int
-    options: Any
-
-
-@dataclass(frozen=True)
-class Network:
-    """A TFLite graph with one input and one output."""
-
-    tensors: tuple[Tensor, ...]
-    operators: tuple[Operator, ...]
-    input: int
-    output: int
-
-
-def parse(content: bytes) -> Network:
-    """Read a TFLite flatbuffer.
-
-    Raises:
-      InputError: no TFLite flatbuffer, several inputs or outputs, or a tensor type without ONNX
-        translation.
-    """
-    if content[4:8] != _FILE_IDENTIFIER:
-        raise InputError("not a TFLite model: give what the export wrote")
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    graph = model.subgraphs[0]
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise InputError(f"{len(graph.inputs)} inputs, {len(graph.outputs)} outputs: need one each")
-    kinds = _names(schema.BuiltinOperator)
-    codes = [kinds[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
-    return Network(
-        tuple(_tensor(tensor, model.buffers) for tensor in graph.tensors),
-        tuple(
-            Operator(
-                codes[op.opcodeIndex],
-                tuple(int(index) for index in op.inputs if index >= 0),
-                int(op.outputs[0]),
-                op.builtinOptions,
-            )
-            for op in graph.operators
-        ),
-        int(graph.inputs[0]),
-        int(graph.outputs[0]),
-    )
-
-
-def _names(enum: type) -> dict[int, str]:
-    return {value: name for name, value in vars(enum).items() if not name.startswith("_")}
-
-
-def _tensor(tensor: Any, buffers: Sequence[Any]) -> Tensor:
-    kind = _names(schema.TensorType)[tensor.type]
-    if kind not in _DTYPES:
-        raise InputError(f"tensor {tensor.name.decode()!r} is {kind}: no ONNX translation")
-    shape = () if tensor.shape is None else tuple(int(size) for size in tensor.shape)
-    raw = buffers[tensor.buffer].data
-    data: NDArray | None = None
-    if raw is not None and len(raw):
-        data = np.frombuffer(np.asarray(raw, np.uint8).tobytes(), _DTYPES[kind]).reshape(shape)
-    affine = tensor.quantization
-    if affine is None or affine.scale is None or not len(affine.scale):
-        return Tensor(shape, data, None, None, 0)
-    scale = np.asarray(affine.scale, np.float32)
-    zero_point = np.asarray(affine.zeroPoint, np.int64)
-    return Tensor(shape, data, scale, zero_point, int(affine.quantizedDimension))
-
-
-class Graph:
+class OnnxGraph:
     """An ONNX graph under construction; operators translate themselves into it.
 
     Values are names of float32 tensors, addressed by the index of the TFLite tensor they stand for.
     """
 
-    def __init__(self, network: Network) -> None:
-        self.tensors = network.tensors
-        self._network = network
+    def __init__(self, source: Graph) -> None:
+        for tensor in source.tensors:
+            if tensor.type not in _TYPES:
+                raise InputError(f"tensor {tensor.name!r} is {tensor.type}: no ONNX translation")
+        self.tensors = source.tensors
+        self._source = source
         self._nodes: list[tuple[str, tuple[str, ...], str, dict[str, Any]]] = []
         self._constants: dict[tuple, tuple[str, NDArray]] = {}
         self._stored: dict[int, dict[Layout, str]] = {}  # int8 where quantized
         self._values: dict[tuple[int, Layout], str] = {}
-        self.put(network.input, "features")
+        self.put(source.inputs[0], "features")
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Append an ONNX node of one output; returns that output's name."""
@@ -228,22 +139,21 @@ class Graph:
         """The finished ONNX model: float32 `features` in, float32 `logits` out, any batch.
 
         Raises:
-          InputError: the extra `onnx` is not installed.
+          InputError: the extra `onnx` is not installed, or an operator's tensors are of types or
+            shapes that ONNX refuses.
         """
         try:
             import onnx
         except ImportError as error:
             raise InputError("writing ONNX needs: pip install 'wakeword_keras[onnx]'") from error
-        result = self.value(self._network.output)
+        (source,), (target,) = self._source.inputs, self._source.outputs
+        result = self.value(target)
         self._append("logits", "Identity", (result,), {})
         ends = [
             onnx.helper.make_tensor_value_info(
                 name, onnx.TensorProto.FLOAT, ["clips", *self.tensors[index].shape[1:]]
             )
-            for name, index in (
-                ("features", self._network.input),
-                ("logits", self._network.output),
-            )
+            for name, index in (("features", source), ("logits", target))
         ]
         graph = onnx.helper.make_graph(
             [onnx.helper.make_node(k, i, [o], **attributes) for k, i, o, attributes in self._nodes],
@@ -258,5 +168,9 @@ class Graph:
             opset_imports=[onnx.helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
         )
-        onnx.checker.check_model(model, full_check=True)
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"no valid ONNX model comes of it: {reason}") from error
         return model.SerializeToString()

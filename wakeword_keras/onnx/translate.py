@@ -4,6 +4,7 @@ Both kinds come from the file that ships, so an INT8 ONNX model holds the very i
 TFLite one (QDQ form, see `onnx.graph`), and the float one its folded batch norms.
 """
 
+import dataclasses
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,9 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from wakeword_keras.errors import InputError
-from wakeword_keras.onnx.graph import CHANNELS_FIRST, Graph, Layout, Network, Operator, parse
+from wakeword_keras.onnx.graph import CHANNELS_FIRST, Layout, OnnxGraph
+from wakeword_keras.tflite.flatbuffer import Graph, Operator, read_graph
+from wakeword_keras.tflite.interpreter import Source, name_of
 
 
 def installed() -> bool:
@@ -20,12 +23,12 @@ def installed() -> bool:
     return all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
 
 
-def from_tflite(content: bytes) -> bytes:
+def from_tflite(source: Source) -> bytes:
     """Translate a TFLite model, float32 or INT8, to ONNX (opset 17).
 
     Args:
-      content: TFLite flatbuffer with one input [1, frames, channels], such as `convert.float_model`
-        and `convert.int8_model` return.
+      source: .tflite file, or its content, with one input [1, frames, channels], such as
+        `convert.float_model` and `convert.int8_model` return.
 
     Returns:
       ONNX model: float32 `features` [clips, frames, channels] to float32 `logits`
@@ -35,20 +38,25 @@ def from_tflite(content: bytes) -> bytes:
       InputError: no TFLite model, an operator or tensor type without translation (named), or the
         extra `onnx` is not installed.
     """
-    return translate(parse(content))
+    graph = read_graph(source)
+    try:
+        return translate(graph)
+    except InputError as error:
+        raise InputError(f"{name_of(source)}: {error}") from error
 
 
-def translate(network: Network) -> bytes:
-    """Translate a parsed TFLite graph, see `from_tflite`."""
-    graph = Graph(network)
-    for operator in network.operators:
+def translate(source: Graph) -> bytes:
+    """Translate a TFLite graph, see `from_tflite`."""
+    graph = OnnxGraph(source)
+    for operator in source.operators:
         if operator.kind not in _TRANSLATIONS:
             raise InputError(f"operator {operator.kind} has no ONNX translation")
-        _TRANSLATIONS[operator.kind](graph, operator)
+        given = tuple(index for index in operator.inputs if index >= 0)
+        _TRANSLATIONS[operator.kind](graph, dataclasses.replace(operator, inputs=given))
     return graph.serialize()
 
 
-def _activated(graph: Graph, name: str, options: Any) -> str:
+def _activated(graph: OnnxGraph, name: str, options: Any) -> str:
     """The activation that TFLite fuses into an operator."""
     kind = schema.ActivationFunctionType
     code = options.fusedActivationFunction
@@ -63,7 +71,7 @@ def _activated(graph: Graph, name: str, options: Any) -> str:
 
 
 def _window(
-    graph: Graph, op: Operator, kernel: tuple[int, int], dilations: tuple[int, int]
+    graph: OnnxGraph, op: Operator, kernel: tuple[int, int], dilations: tuple[int, int]
 ) -> dict:
     """Strides and explicit padding as TFLite has them: the odd one of SAME goes to the end."""
     strides = (op.options.strideH, op.options.strideW)
@@ -77,7 +85,7 @@ def _window(
     return {"strides": strides, "pads": [*begins, *ends], "kernel_shape": kernel}
 
 
-def _convolution(graph: Graph, op: Operator) -> None:
+def _convolution(graph: OnnxGraph, op: Operator) -> None:
     source, weights, *bias = op.inputs
     depthwise = op.kind == "DEPTHWISE_CONV_2D"
     _, height, width, last = graph.tensors[weights].shape
@@ -96,14 +104,14 @@ def _convolution(graph: Graph, op: Operator) -> None:
     graph.put(op.output, _activated(graph, result, op.options), CHANNELS_FIRST)
 
 
-def _average_pool(graph: Graph, op: Operator) -> None:
+def _average_pool(graph: OnnxGraph, op: Operator) -> None:
     kernel = (op.options.filterHeight, op.options.filterWidth)
     source = graph.value(op.inputs[0], CHANNELS_FIRST)
     result = graph.node("AveragePool", source, **_window(graph, op, kernel, (1, 1)))
     graph.put(op.output, _activated(graph, result, op.options), CHANNELS_FIRST)
 
 
-def _fully_connected(graph: Graph, op: Operator) -> None:
+def _fully_connected(graph: OnnxGraph, op: Operator) -> None:
     source, weights, *bias = op.inputs
     value, taken = graph.value(source), graph.tensors[weights].shape[1]
     given, wanted = graph.tensors[source].shape, graph.tensors[op.output].shape
@@ -119,8 +127,8 @@ def _fully_connected(graph: Graph, op: Operator) -> None:
     graph.put(op.output, _activated(graph, result, op.options))
 
 
-def _binary(kind: str) -> Callable[[Graph, Operator], None]:
-    def translate(graph: Graph, op: Operator) -> None:
+def _binary(kind: str) -> Callable[[OnnxGraph, Operator], None]:
+    def translate(graph: OnnxGraph, op: Operator) -> None:
         layout = graph.layout(*op.inputs)
         result = graph.node(kind, *(graph.value(index, layout) for index in op.inputs))
         graph.put(op.output, _activated(graph, result, op.options), layout)
@@ -128,16 +136,16 @@ def _binary(kind: str) -> Callable[[Graph, Operator], None]:
     return translate
 
 
-def _squared_difference(graph: Graph, op: Operator) -> None:
+def _squared_difference(graph: OnnxGraph, op: Operator) -> None:
     layout = graph.layout(*op.inputs)
     difference = graph.node("Sub", *(graph.value(index, layout) for index in op.inputs))
     graph.put(op.output, graph.node("Mul", difference, difference), layout)
 
 
-def _unary(*kinds: str, **attributes: Any) -> Callable[[Graph, Operator], None]:
+def _unary(*kinds: str, **attributes: Any) -> Callable[[OnnxGraph, Operator], None]:
     """ONNX operators one after another, attributes to the first; none of them: the value itself."""
 
-    def translate(graph: Graph, op: Operator) -> None:
+    def translate(graph: OnnxGraph, op: Operator) -> None:
         layout = graph.layout(op.inputs[0])
         result = graph.value(op.inputs[0], layout)
         for number, kind in enumerate(kinds):
@@ -147,14 +155,14 @@ def _unary(*kinds: str, **attributes: Any) -> Callable[[Graph, Operator], None]:
     return translate
 
 
-def _hard_swish(graph: Graph, op: Operator) -> None:
+def _hard_swish(graph: OnnxGraph, op: Operator) -> None:
     layout = graph.layout(op.inputs[0])
     value = graph.value(op.inputs[0], layout)
     gate = graph.node("HardSigmoid", value, alpha=1 / 6, beta=0.5)
     graph.put(op.output, graph.node("Mul", value, gate), layout)
 
 
-def _l2_normalization(graph: Graph, op: Operator) -> None:
+def _l2_normalization(graph: OnnxGraph, op: Operator) -> None:
     layout = graph.layout(op.inputs[0])
     axis = _place(len(graph.tensors[op.output].shape) - 1, layout)
     value = graph.value(op.inputs[0], layout)
@@ -162,15 +170,15 @@ def _l2_normalization(graph: Graph, op: Operator) -> None:
     graph.put(op.output, _activated(graph, result, op.options), layout)
 
 
-def _softmax(graph: Graph, op: Operator) -> None:
+def _softmax(graph: OnnxGraph, op: Operator) -> None:
     value = graph.value(op.inputs[0])
     if op.options.beta != 1:
         value = graph.node("Mul", value, graph.constant(np.float32(op.options.beta)))
     graph.put(op.output, graph.node("Softmax", value, axis=-1))
 
 
-def _reduction(kind: str) -> Callable[[Graph, Operator], None]:
-    def translate(graph: Graph, op: Operator) -> None:
+def _reduction(kind: str) -> Callable[[OnnxGraph, Operator], None]:
+    def translate(graph: OnnxGraph, op: Operator) -> None:
         source = op.inputs[0]
         rank = len(graph.tensors[source].shape)
         axes = {int(axis) % rank for axis in graph.data(op.inputs[1], op).ravel()}
@@ -192,18 +200,18 @@ def _place(axis: int, layout: Layout) -> int:
     return axis if layout is None else layout.index(axis)
 
 
-def _reshape(graph: Graph, op: Operator) -> None:
+def _reshape(graph: OnnxGraph, op: Operator) -> None:
     # The first axis holds the clips, alone or with more: -1 leaves their number open.
     shape = graph.integers(-1, *graph.tensors[op.output].shape[1:])
     graph.put(op.output, graph.node("Reshape", graph.value(op.inputs[0]), shape))
 
 
-def _transpose(graph: Graph, op: Operator) -> None:
+def _transpose(graph: OnnxGraph, op: Operator) -> None:
     perm = graph.data(op.inputs[1], op).tolist()
     graph.put(op.output, graph.node("Transpose", graph.value(op.inputs[0]), perm=perm))
 
 
-def _batch_matmul(graph: Graph, op: Operator) -> None:
+def _batch_matmul(graph: OnnxGraph, op: Operator) -> None:
     def operand(index: int, transposed: bool) -> str:
         rank = len(graph.tensors[index].shape)
         swapped = (*range(rank - 2), rank - 1, rank - 2)
@@ -214,7 +222,7 @@ def _batch_matmul(graph: Graph, op: Operator) -> None:
     graph.put(op.output, graph.node("MatMul", left, right))
 
 
-def _pad(graph: Graph, op: Operator) -> None:
+def _pad(graph: OnnxGraph, op: Operator) -> None:
     layout = graph.layout(op.inputs[0])
     pads = graph.data(op.inputs[1], op)
     pads = pads if layout is None else pads[list(layout)]
@@ -222,14 +230,14 @@ def _pad(graph: Graph, op: Operator) -> None:
     graph.put(op.output, graph.node("Pad", graph.value(op.inputs[0], layout), widths), layout)
 
 
-def _concatenation(graph: Graph, op: Operator) -> None:
+def _concatenation(graph: OnnxGraph, op: Operator) -> None:
     layout = graph.layout(*op.inputs)
     axis = _place(op.options.axis % len(graph.tensors[op.output].shape), layout)
     result = graph.node("Concat", *(graph.value(i, layout) for i in op.inputs), axis=axis)
     graph.put(op.output, _activated(graph, result, op.options), layout)
 
 
-def _strided_slice(graph: Graph, op: Operator) -> None:
+def _strided_slice(graph: OnnxGraph, op: Operator) -> None:
     options, shape = op.options, graph.tensors[op.inputs[0]].shape
     if options.ellipsisMask or options.newAxisMask:
         raise InputError("operator STRIDED_SLICE with an ellipsis or a new axis has no translation")
@@ -257,7 +265,7 @@ def _strided_slice(graph: Graph, op: Operator) -> None:
     graph.put(op.output, value)
 
 
-def _gather(graph: Graph, op: Operator) -> None:
+def _gather(graph: OnnxGraph, op: Operator) -> None:
     if op.options.batchDims:
         raise InputError("operator GATHER with batch dimensions has no ONNX translation")
     rank = len(graph.tensors[op.inputs[0]].shape)
@@ -265,7 +273,7 @@ def _gather(graph: Graph, op: Operator) -> None:
     graph.put(op.output, graph.node("Gather", *values, axis=op.options.axis % rank))
 
 
-_TRANSLATIONS: dict[str, Callable[[Graph, Operator], None]] = {
+_TRANSLATIONS: dict[str, Callable[[OnnxGraph, Operator], None]] = {
     "ADD": _binary("Add"),
     "AVERAGE_POOL_2D": _average_pool,
     "BATCH_MATMUL": _batch_matmul,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from wakeword_keras.data.clips import ClipFeatures
 from wakeword_keras.errors import InputError
+from wakeword_keras.quantization import tfmot_access
 
 BATCH = 64
 
@@ -81,14 +82,14 @@ def choose_clips(labels: Sequence[str], clips: int, seed: int) -> NDArray[np.int
 def calibrate(
     qat: keras.Model, fp32: keras.Model, features: NDArray[np.float32]
 ) -> list[ActivationRange]:
-    """Set every range of a fake-quantized model from its float twin's activations.
+    """Set every range of a fake-quantized model from the float model's activations.
 
     Weight ranges are set from the weights by their quantizers. Ranges that a kernel demands (of
     sigmoid, say) have no variables and stay as they are.
 
     Args:
       qat: model from `fake_quantize.quantize(fp32, ...)`, changed in place (ranges only).
-      fp32: the float model it was made from.
+      fp32: the float model that was quantized.
       features: float32 [clips, frames, channels], the representative dataset.
 
     Returns:
@@ -97,32 +98,34 @@ def calibrate(
     Raises:
       InputError: a quantizer has no float layer of the same name to measure.
     """
-    quantizers = _activation_ranges(qat)
-    unknown = [name for name in quantizers if name not in {layer.name for layer in fp32.layers}]
+    variables = tfmot_access.measured_ranges(qat)
+    unknown = [name for name in variables if name not in {layer.name for layer in fp32.layers}]
     if unknown:
         raise InputError(
             f"layers {', '.join(unknown)} are not in the float model: "
-            "give the one that the quantized model was made from"
+            "give the one that was quantized"
         )
-    names = list(quantizers)
-    probe = keras.Model(fp32.inputs, [fp32.get_layer(name).output for name in names])
-    observed = _observe(probe, features)
-    before = {name: (float(low), float(high)) for name, (low, high) in quantizers.items()}
-    clipped = _clipped_fractions(probe, features, [before[name] for name in names])
-    ranges = []
-    for name, (low, high), outside in zip(names, observed, clipped, strict=True):
-        low_variable, high_variable = quantizers[name]
-        low_variable.assign(low)
-        high_variable.assign(high)
-        ranges.append(ActivationRange(name, before[name], (low, high), outside, 0.0))
-    _set_weight_ranges(qat)
-    return ranges
+    before = read_ranges(qat)
+    clipped = clipped_fractions(fp32, features, before)
+    observed = observed_ranges(fp32, features, list(variables))
+    for low, high in variables.values():
+        low.assign(0.0)
+        high.assign(0.0)
+    for name, (low, high) in variables.items():  # a range that layers share holds the values of all
+        low.assign(min(float(low), observed[name][0]))
+        high.assign(max(float(high), observed[name][1]))
+    tfmot_access.set_weight_ranges(qat)
+    after = read_ranges(qat)
+    return [
+        ActivationRange(name, before[name], after[name], clipped[name], 0.0) for name in variables
+    ]
 
 
 def read_ranges(qat: keras.Model) -> dict[str, tuple[float, float]]:
     """The activation ranges that a fake-quantized model holds now, by float layer name."""
     return {
-        name: (float(low), float(high)) for name, (low, high) in _activation_ranges(qat).items()
+        name: (float(low), float(high))
+        for name, (low, high) in tfmot_access.measured_ranges(qat).items()
     }
 
 
@@ -142,21 +145,6 @@ def observed_ranges(
     """Lowest and highest value of each named layer's float output, zero always within."""
     probe = keras.Model(fp32.inputs, [fp32.get_layer(name).output for name in names])
     return dict(zip(names, _observe(probe, features), strict=True))
-
-
-def _activation_ranges(qat: keras.Model) -> dict[str, tuple]:
-    """(low, high) variables of every activation quantizer, by the float layer's name."""
-    found = {}
-    for layer in qat.layers:
-        if not layer.name.startswith("quant_"):
-            continue
-        variables = {v.name.split("/")[-1].split(":")[0]: v for v in layer.non_trainable_weights}
-        if "output_min" in variables:
-            found[layer.name.removeprefix("quant_")] = (
-                variables["output_min"],
-                variables["output_max"],
-            )
-    return found
 
 
 def _batches(probe: keras.Model, features: NDArray[np.float32]) -> Iterator[list[NDArray]]:
@@ -185,9 +173,3 @@ def _clipped_fractions(
         ]
         outside += np.asarray(shares) * len(outputs[0])
     return [float(share) for share in outside / len(features)]
-
-
-def _set_weight_ranges(qat: keras.Model) -> None:
-    for layer in qat.layers:
-        for weight, quantizer, variables in getattr(layer, "_weight_vars", ()):
-            quantizer(weight, True, weights=variables)

@@ -50,7 +50,7 @@ def finetune(
     Args:
       qat: model from `fake_quantize.quantize`, calibrated by `calibration.calibrate`; changed in
         place.
-      fp32: the float model it was made from, whose logits it learns; stays as it is.
+      fp32: the float model that was quantized, whose logits it learns; stays as it is.
       data: as in the FP32 stage.
       loss: of the FP32 stage, logged for comparison.
       config: how long and how fast.

@@ -17,7 +17,7 @@ EXP_BITS = 26
 """Bits below the point in what `exp` is given."""
 
 
-def exponent(x):
+def exponent_of(x):
     """The exponent e, int64, of positive float64 numbers x = m * 2^e with m in [1/2, 1)."""
     return tf.bitwise.right_shift(tf.bitcast(x, tf.int64), _int64(52)) - 1022
 
@@ -32,10 +32,10 @@ def times(a, b):
     return halved(a * b, 31)
 
 
-def halved(x, times=1):
-    """x / 2^times, rounded to nearest, ties up."""
-    times = _int64(times)
-    return tf.bitwise.right_shift(x + tf.bitwise.left_shift(_int64(1), times - 1), times)
+def halved(x, bits=1):
+    """x / 2^bits, rounded to nearest, ties up."""
+    bits = _int64(bits)
+    return tf.bitwise.right_shift(x + tf.bitwise.left_shift(_int64(1), bits - 1), bits)
 
 
 def exp(x):
@@ -76,7 +76,7 @@ def reciprocal(x):
     Returns:
       A fraction in [1/2, 1] and a shift: 1 / x ~ fraction / 2^shift; both int64.
     """
-    bits = exponent(tf.cast(x, tf.float64))
+    bits = exponent_of(tf.cast(x, tf.float64))
     above_one = tf.bitwise.left_shift(x, 32 - bits) - 2**31
     half_denominator = halved(above_one + ONE)
     # Beside fractions, numbers with 29 bits below the point.
@@ -95,7 +95,7 @@ def inverse_square_root(x):
     Returns:
       A fraction, float64, and an exponent, int64: 1 / sqrt(x) ~ fraction / 2^31 * 2^exponent.
     """
-    pairs = tf.bitwise.right_shift(31 - exponent(tf.cast(x, tf.float64)), _int64(1)) - 1
+    pairs = tf.bitwise.right_shift(31 - exponent_of(tf.cast(x, tf.float64)), _int64(1)) - 1
     half = halved(tf.bitwise.left_shift(x, 2 * pairs), 2)
     # Numbers with 28 bits below the point, half of one in [1/4, 1) among them.
     y = _int64(2**28)

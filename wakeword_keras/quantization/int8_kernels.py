@@ -13,7 +13,7 @@ Source: tensorflow/lite/kernels/internal/common.h, reference/ and reference/inte
 
 import tensorflow as tf
 
-from wakeword_keras.quantization import fixed_point as q31
+from wakeword_keras.quantization import fixed_point
 
 _MANTISSA_BITS = 31
 
@@ -28,7 +28,7 @@ def half_up(x):
     return tf.floor(x + 0.5)
 
 
-def fixed_point(factor):
+def multiplier(factor):
     """A positive factor as mantissa and exponent: factor ~ mantissa / 2^31 * 2^exponent.
 
     TFLite's `QuantizeMultiplier`.
@@ -39,10 +39,10 @@ def fixed_point(factor):
     Returns:
       Mantissa, a whole number in [2^30, 2^31), float64, and exponent, int64.
     """
-    exponent = q31.exponent(factor)
-    mantissa = half_up(factor * q31.power_of_two(_MANTISSA_BITS - exponent))
+    exponent = fixed_point.exponent_of(factor)
+    mantissa = half_up(factor * fixed_point.power_of_two(_MANTISSA_BITS - exponent))
     overflow = tf.cast(mantissa >= 2**_MANTISSA_BITS, tf.int64)
-    return mantissa * q31.power_of_two(-overflow), exponent + overflow
+    return mantissa * fixed_point.power_of_two(-overflow), exponent + overflow
 
 
 def scaled(x, mantissa, exponent):
@@ -50,13 +50,13 @@ def scaled(x, mantissa, exponent):
 
     Args:
       x: whole numbers, any float type.
-      mantissa, exponent: from `fixed_point`, broadcast against x.
+      mantissa, exponent: from `multiplier`, broadcast against x.
 
     Returns:
       Whole numbers, float64, of x's shape.
     """
-    left = q31.power_of_two(tf.maximum(exponent, 0) - _MANTISSA_BITS)
-    right = q31.power_of_two(tf.minimum(exponent, 0))
+    left = fixed_point.power_of_two(tf.maximum(exponent, 0) - _MANTISSA_BITS)
+    right = fixed_point.power_of_two(tf.minimum(exponent, 0))
     once = half_up(tf.cast(x, tf.float64) * (left * mantissa))
     # Rounding is to even; a factor just above 1 first moves ties, and only these, away from zero.
     return tf.round(once * (right * (1 + 2.0**-50)))
@@ -64,7 +64,7 @@ def scaled(x, mantissa, exponent):
 
 def rescaled(x, factor):
     """x times a positive float64 factor, as kernels do it."""
-    return scaled(x, *fixed_point(factor))
+    return scaled(x, *multiplier(factor))
 
 
 def rescaled_once(x, factor):
@@ -72,8 +72,8 @@ def rescaled_once(x, factor):
 
     FULLY_CONNECTED does so in TFLite; TFLite Micro's rounds twice, as all other kernels do.
     """
-    mantissa, exponent = fixed_point(factor)
-    factor = mantissa * q31.power_of_two(exponent - _MANTISSA_BITS)
+    mantissa, exponent = multiplier(factor)
+    factor = mantissa * fixed_point.power_of_two(exponent - _MANTISSA_BITS)
     return half_up(tf.cast(x, tf.float64) * factor)
 
 
@@ -119,7 +119,7 @@ def mean(x, axes, keepdims: bool, factor):
     count = 1
     for axis in axes:
         count *= x.shape[axis]
-    mantissa, exponent = fixed_point(factor)
+    mantissa, exponent = multiplier(factor)
     shift = count.bit_length() - 1
     mantissa = tf.floor(mantissa * 2**shift / count)
     return scaled(tf.reduce_sum(x, axes, keepdims), mantissa, exponent - shift)
@@ -131,7 +131,7 @@ def total(a, b, scale_a, scale_b, scale_out, sign: int = 1):
     fine = 2.0**20
 
     def in_common(x, scale):
-        mantissa, exponent = fixed_point(scale / common)
+        mantissa, exponent = multiplier(scale / common)
         return scaled(x, fine * mantissa, exponent)
 
     left, right = in_common(a, scale_a), in_common(b, scale_b)
@@ -150,15 +150,15 @@ def hard_swish(x, scale_in, scale_out):
     fine_scale = tf.cast(scale_in, tf.float32) / 128
     gate_mantissa, gate_exponent = _short_factor(fine_scale / tf.constant(3 / 32768, tf.float32))
     out_mantissa, out_exponent = _short_factor(fine_scale / tf.cast(scale_out, tf.float32))
-    gate = _saturated(fine * q31.power_of_two(tf.maximum(gate_exponent - 1, 0)))
+    gate = _saturated(fine * fixed_point.power_of_two(tf.maximum(gate_exponent - 1, 0)))
     gate = _saturated(half_up(gate * gate_mantissa / 2**15))
     gate = _saturated(gate * (1 + tf.cast(gate_exponent > 0, tf.float64)))
-    gate = half_away(gate * q31.power_of_two(tf.minimum(gate_exponent, 0)))
+    gate = half_away(gate * fixed_point.power_of_two(tf.minimum(gate_exponent, 0)))
     gate = tf.floor((gate + 2**15) / 2)
     value = _saturated(half_up(fine * out_mantissa / 2**15))
-    product = gate * value / 2**15
-    truncated = tf.sign(product) * tf.floor(tf.abs(product))
-    table = half_away(truncated * q31.power_of_two(out_exponent))
+    gated = gate * value / 2**15
+    truncated = tf.sign(gated) * tf.floor(tf.abs(gated))
+    table = half_away(truncated * fixed_point.power_of_two(out_exponent))
     return tf.gather(table, tf.cast(x, tf.int32) + 255)
 
 
@@ -185,15 +185,19 @@ def softmax(x, scale_in):
       x: steps, within +-255.
       scale_in: float64 scalar.
     """
-    mantissa, exponent = fixed_point(scale_in * 2.0**q31.EXP_BITS)
+    mantissa, exponent = multiplier(scale_in * 2.0**fixed_point.EXP_BITS)
     # So far below the highest value the kernel takes e^x for 0.
-    reach = tf.floor(31 * q31.power_of_two(q31.EXP_BITS - exponent))
+    reach = tf.floor(31 * fixed_point.power_of_two(fixed_point.EXP_BITS - exponent))
     below = tf.range(0, 256, dtype=tf.float64)
     real = tf.cast(scaled(-tf.minimum(below, reach), mantissa, exponent), tf.int64)
-    table = tf.where(below <= reach, q31.exp(real), 0)
+    table = tf.where(below <= reach, fixed_point.exp(real), 0)
     powers = tf.gather(table, tf.cast(tf.reduce_max(x, -1, keepdims=True) - x, tf.int32))
-    inverse, shift = q31.reciprocal(tf.reduce_sum(q31.halved(powers, 12), -1, keepdims=True))
-    return tf.cast(q31.halved(q31.times(inverse, powers), 31 - 8 + shift), tf.float64)
+    inverse, shift = fixed_point.reciprocal(
+        tf.reduce_sum(fixed_point.halved(powers, 12), -1, keepdims=True)
+    )
+    return tf.cast(
+        fixed_point.halved(fixed_point.times(inverse, powers), 31 - 8 + shift), tf.float64
+    )
 
 
 def unit_length(x):
@@ -205,13 +209,13 @@ def unit_length(x):
     wide = tf.cast(x, tf.float64)
     # Below 1 only a vector of zeros is, and it stays one.
     squared = tf.maximum(tf.reduce_sum(wide * wide, -1, keepdims=True), 1)
-    fraction, shift = q31.inverse_square_root(tf.cast(squared, tf.int64))
+    fraction, shift = fixed_point.inverse_square_root(tf.cast(squared, tf.int64))
     return scaled(wide, fraction, shift + 7)
 
 
 def _short_factor(factor):
     """A float32 factor as a mantissa of 15 bits and an exponent, float64."""
-    mantissa, exponent = fixed_point(tf.cast(factor, tf.float64))
+    mantissa, exponent = multiplier(tf.cast(factor, tf.float64))
     return tf.minimum(tf.floor((mantissa + 2**15) / 2**16), 2.0**15 - 1), exponent
 
 

@@ -1,196 +1,230 @@
-"""Which tensors of a float model carry a range: one for every tensor that an int8 kernel writes.
+"""What quantization knows of each layer type, one row each, and what follows for a whole model.
 
 TFLite fuses layers: batch norm and the clamp of a ReLU into the convolution before them, a constant
-into its bias. Inside such a chain nothing is rounded, so only its last layer gets a quantizer.
-Kernels with a fixed output range, and those that hand on their input's, follow the specification:
+into its bias. Inside such a chain nothing is rounded, so only its last layer writes a tensor of the
+int8 graph. Tensors that a kernel only moves keep their scale, so all that are joined by such
+kernels share one range:
 https://ai.google.dev/edge/litert/models/quantization_spec
+
+A layer type is added by a row of RULES, and a function of `layer_kernels` where it needs a new one.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-import tensorflow as tf
 import tf_keras as keras
-from tensorflow_model_optimization.python.core.quantization.keras import (
-    quantize_config,
-    quantizers,
-)
-from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
-    default_8bit_quantizers,
-)
 from tf_keras import layers
 
 from wakeword_keras.models import activations, operations
+from wakeword_keras.quantization import layer_kernels as kernels
+from wakeword_keras.quantization import tfmot_access
 
-KERNELS = {
-    layers.Conv2D: "kernel",
-    layers.DepthwiseConv2D: "depthwise_kernel",
-    layers.Dense: "kernel",
-}
-"""Layers with weights, and the attribute that is quantized; biases are int32 on the device."""
+Kind = type | str
+"""The type of a layer; the function's name for layers.Activation."""
 
-SAME_RANGE = (
-    layers.AveragePooling2D,
-    layers.Dropout,
-    layers.Flatten,
-    layers.GlobalMaxPooling2D,
-    layers.MaxPooling2D,
-    layers.Permute,
-    layers.Reshape,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.ZeroPadding2D,
-    operations.RelativeShift,
-)
-"""Layers whose output keeps the scale and zero point of their input."""
-
-FREE_RANGE = (
-    layers.Add,
-    layers.BatchNormalization,
-    layers.Concatenate,
-    layers.GlobalAveragePooling2D,
-    layers.Multiply,
-    layers.ReLU,
-    layers.Subtract,
-    activations.HardSigmoidShift,
-    activations.HardSwish,
-    operations.ChannelMean,
-    operations.HeadBias,
-    operations.MatMul,
-    operations.RelativePositions,
-    *KERNELS,
-)
-"""Layers whose output range is measured."""
-
-# The highest value that int8 holds at the scale the kernel demands: 1/256, or 1/128 for tanh.
-FIXED_ACTIVATIONS = {
-    "sigmoid": (0.0, 255 / 256),
-    "softmax": (0.0, 255 / 256),
-    "tanh": (-1.0, 127 / 128),
-}
-UNIT_RANGE = (-1.0, 127 / 128)
-"""What the kernel of UnitLength demands, with a zero point of 0."""
-
-CLAMPS = ("relu", "relu6")
-"""Activation functions that fuse into the kernel before them."""
-
-
-CLAMPING = (
-    layers.Add,
-    layers.BatchNormalization,
-    layers.Multiply,
-    layers.Subtract,
-    activations.HardSigmoidShift,
-)
-"""Layers besides those with weights whose kernel takes the clamp of the ReLU behind them."""
-
-
-class DepthwiseQuantizer(default_8bit_quantizers.Default8BitConvWeightsQuantizer):
-    """Symmetric int8 weights, a range for every channel of [height, width, channels, multiplier].
-
-    tfmot takes the last axis for the channels, which is the multiplier, of size 1: one range for
-    all channels, while channels of a depthwise kernel differ most.
-    """
-
-    def build(self, tensor_shape, name, layer):
-        """Create the range variables of every channel."""
-        return super().build((tensor_shape[2] * tensor_shape[3],), name, layer)
-
-    def __call__(self, inputs, training, weights, **kwargs):
-        """The kernel, fake-quantized."""
-        shape = inputs.shape
-        by_channel = tf.reshape(inputs, (1, shape[0], shape[1], shape[2] * shape[3]))
-        quantized = super().__call__(by_channel, training, weights, **kwargs)
-        return tf.reshape(quantized, shape)
-
-
-class PositionQuantizer(quantizers.LastValueQuantizer):
-    """What the device holds of RelativePositions: not its kernel but the projected sinusoids."""
-
-    def __init__(self, heads: int, steps: int):
-        super().__init__(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
-        self.heads, self.steps = heads, steps
-
-    def __call__(self, inputs, training, weights, **kwargs):
-        """The projected sinusoids, fake-quantized."""
-        projected = operations.project(inputs, self.heads, self.steps)
-        return super().__call__(projected, training, weights, **kwargs)
-
-
-QUANTIZED_AS = {operations.RelativePositions: "projected"}
-"""Attribute that takes the quantized kernel, where it is not the kernel's own."""
+FREE = "free"
+"""The range of an output that is measured."""
+SAME = "same"
+"""The range of an output that keeps the scale and zero point of what is read."""
 
 
 @dataclass(frozen=True)
-class LayerQuantization(quantize_config.QuantizeConfig):
-    """What of a layer is quantized: one kernel or none, its output or not."""
+class Weight:
+    """A layer's quantized weight; biases are int32 on the device.
 
-    kernel: str | None = None
-    kernel_quantizer: quantizers.Quantizer | None = None
-    output_quantizer: quantizers.Quantizer | None = None
-
-    def get_weights_and_quantizers(self, layer):
-        """The kernel and its quantizer."""
-        return [(getattr(layer, self.kernel), self.kernel_quantizer)] if self.kernel else []
-
-    def set_quantize_weights(self, layer, quantize_weights):
-        """Let the layer compute with the fake-quantized kernel."""
-        if self.kernel:
-            setattr(layer, QUANTIZED_AS.get(type(layer), self.kernel), quantize_weights[0])
-
-    def get_activations_and_quantizers(self, layer):
-        """None: activations inside a layer fuse with it."""
-        return []
-
-    def set_quantize_activations(self, layer, quantize_activations):
-        """Nothing to set."""
-        return None  # a body, or AutoGraph warns
-
-    def get_output_quantizers(self, layer):
-        """The quantizer of the output, if the output is a tensor of the int8 graph."""
-        return [self.output_quantizer] if self.output_quantizer else []
-
-    def get_config(self):
-        """tfmot clones models by configuration; ours are made anew from the layers each time."""
-        return {}
-
-
-def layer_quantizations(model: keras.Model) -> dict[str, LayerQuantization]:
-    """Decide for every layer of a quantizable model what of it is quantized.
-
-    Args:
-      model: functional model in which `preflight.check_quantizable` finds nothing.
-
-    Returns:
-      LayerQuantization by layer name, input layers left out.
+    Attributes:
+      attribute: of the layer.
+      quantizer: of it, given the layer.
+      held_as: attribute that takes the quantized weight, "" where it is the weight's own.
     """
-    return {
-        layer.name: LayerQuantization(*_kernel(layer), _output(layer, model))
-        for layer in model.layers
-        if not isinstance(layer, layers.InputLayer)
-    }
+
+    attribute: str
+    quantizer: Callable[[layers.Layer], tfmot_access.Quantizer]
+    held_as: str = ""
 
 
-def folds_into_next(layer: layers.Layer, model: keras.Model) -> bool:
-    """Whether TFLite fuses a layer with the one that reads it, so that nothing is rounded between.
+@dataclass(frozen=True)
+class Option:
+    """What a layer's argument may be (an activation: its name), and what to write instead."""
 
-    Args:
-      layer: a layer of `model`.
-      model: functional model.
+    allowed: tuple[Any, ...]
+    mend: str
+
+
+@dataclass(frozen=True)
+class LayerRule:
+    """What quantization knows of a layer type.
+
+    Attributes:
+      range: of the output: FREE, SAME, or (low, high) where the kernel demands it.
+      kernel: what the device computes; None: fake quantization, which rounds once, stands for it.
+      weight: None where there is none.
+      fuses: kinds of layers behind it that the same kernel computes.
+      reads: range that the kernel demands of its input, None where any will do.
+      options: arguments of the layer that may not have every value.
+      alone: what to write where no kernel before it takes the layer in, "" where it is its own.
     """
-    readers = consumers(layer, model)
-    if len(readers) != 1 or layer.name in model.output_names:
-        return False
-    (reader,) = readers
-    if type(reader) is layers.Concatenate:
-        return type(layer) in FREE_RANGE  # its inputs must share one range, which is the output's
-    if activation_name(layer) not in (None, "linear"):
-        return False
-    if type(reader) in (layers.BatchNormalization, activations.HardSigmoidShift):
-        return type(layer) in KERNELS
-    is_clamp = type(reader) is layers.ReLU or (
-        type(reader) is layers.Activation and activation_name(reader) in CLAMPS
+
+    range: str | tfmot_access.Range
+    kernel: kernels.Kernel | None = None
+    weight: Weight | None = None
+    fuses: tuple[Kind, ...] = ()
+    reads: tfmot_access.Range | None = None
+    options: Mapping[str, Option] = field(default_factory=dict)
+    alone: str = ""
+
+
+def _weight(attribute: str, quantizer: Callable[[], tfmot_access.Quantizer]) -> Weight:
+    return Weight(attribute, lambda layer: quantizer())
+
+
+def _projected_positions(layer: operations.RelativePositions) -> tfmot_access.Quantizer:
+    """What the device holds of RelativePositions: not its kernel but the projected sinusoids."""
+    heads, steps = layer.input_shape[1:3]
+    return tfmot_access.constant(lambda kernel: operations.project(kernel, heads, steps))
+
+
+# The highest value that int8 holds at the scale the kernel demands: 1/256, or 1/128 for tanh.
+PROBABILITY = (0.0, 255 / 256)
+UNIT = (-1.0, 127 / 128)
+CLAMPS: tuple[Kind, ...] = (layers.ReLU, "relu", "relu6")
+"""Layers that a kernel clamps its output for."""
+_BEHIND_SUMS = (layers.BatchNormalization, activations.HardSigmoidShift, *CLAMPS)
+_ACTIVATION = {
+    "activation": Option(
+        ("linear", "relu", "relu6"), "give the activation a layer of its own, with its own range"
     )
-    return is_clamp and type(layer) in (*CLAMPING, *KERNELS)
+}
+_RELU = "use layers.ReLU() or layers.ReLU(6.0)"
+
+RULES: dict[Kind, LayerRule] = {
+    layers.Conv2D: LayerRule(
+        FREE,
+        kernels.conv_2d,
+        _weight("kernel", tfmot_access.per_channel),
+        _BEHIND_SUMS,
+        options=_ACTIVATION,
+    ),
+    layers.DepthwiseConv2D: LayerRule(
+        FREE,
+        kernels.depthwise_conv_2d,
+        _weight("depthwise_kernel", tfmot_access.per_depthwise_channel),
+        _BEHIND_SUMS,
+        options=_ACTIVATION,
+    ),
+    layers.Dense: LayerRule(
+        FREE,
+        kernels.fully_connected,
+        _weight("kernel", tfmot_access.per_tensor),
+        _BEHIND_SUMS,
+        options=_ACTIVATION,
+    ),
+    layers.BatchNormalization: LayerRule(
+        FREE,
+        fuses=CLAMPS,
+        alone="put it directly behind a convolution or Dense layer without activation that "
+        "nothing else reads",
+    ),
+    activations.HardSigmoidShift: LayerRule(FREE, fuses=CLAMPS),
+    layers.ReLU: LayerRule(
+        FREE,
+        options={
+            "max_value": Option((None, 6), _RELU),
+            "negative_slope": Option((0,), _RELU),
+            "threshold": Option((0,), _RELU),
+        },
+    ),
+    "relu": LayerRule(FREE),
+    "relu6": LayerRule(FREE),
+    "linear": LayerRule(SAME, kernels.unchanged),
+    "sigmoid": LayerRule(PROBABILITY, kernels.logistic),
+    "tanh": LayerRule(UNIT, kernels.tanh),
+    "softmax": LayerRule(PROBABILITY, kernels.softmax),
+    layers.Softmax: LayerRule(PROBABILITY, kernels.softmax),
+    activations.HardSwish: LayerRule(FREE, kernels.hard_swish),
+    # With [0, 6] in, scaling by 1/6 leaves every integer as it is.
+    activations.HardSigmoidScale: LayerRule((0.0, 1.0), kernels.unchanged, reads=(0.0, 6.0)),
+    layers.Add: LayerRule(FREE, kernels.add, fuses=CLAMPS),
+    layers.Subtract: LayerRule(FREE, kernels.subtract, fuses=CLAMPS),
+    layers.Multiply: LayerRule(FREE, kernels.multiply, fuses=CLAMPS),
+    operations.MatMul: LayerRule(FREE, kernels.matmul),
+    operations.HeadBias: LayerRule(
+        FREE, kernels.add_constant, _weight("kernel", tfmot_access.constant)
+    ),
+    operations.RelativePositions: LayerRule(
+        FREE, kernels.matmul_constant, Weight("kernel", _projected_positions, held_as="projected")
+    ),
+    layers.GlobalAveragePooling2D: LayerRule(FREE, kernels.mean_of_image),
+    operations.ChannelMean: LayerRule(FREE, kernels.mean_of_channels),
+    operations.UnitLength: LayerRule(UNIT, kernels.unit_length),
+    layers.AveragePooling2D: LayerRule(SAME, kernels.average_pool_2d),
+    layers.MaxPooling2D: LayerRule(SAME, kernels.moved),
+    layers.GlobalMaxPooling2D: LayerRule(SAME, kernels.moved),
+    layers.ZeroPadding2D: LayerRule(SAME, kernels.moved),
+    layers.Cropping1D: LayerRule(SAME, kernels.moved),
+    layers.Cropping2D: LayerRule(SAME, kernels.moved),
+    layers.Flatten: LayerRule(SAME, kernels.moved),
+    layers.Permute: LayerRule(SAME, kernels.moved),
+    layers.Reshape: LayerRule(SAME, kernels.moved),
+    operations.RelativeShift: LayerRule(SAME, kernels.moved),
+    layers.Concatenate: LayerRule(SAME, kernels.joined),
+    layers.Dropout: LayerRule(SAME, kernels.unchanged),
+    layers.SpatialDropout1D: LayerRule(SAME, kernels.unchanged),
+    layers.SpatialDropout2D: LayerRule(SAME, kernels.unchanged),
+}
+
+INSTEAD: dict[str, str] = {
+    "swish": "multiply the input by a sigmoid layer of it with layers.Multiply, or use HardSwish",
+    "silu": "multiply the input by a sigmoid layer of it with layers.Multiply, or use HardSwish",
+    "gelu": "use ReLU or HardSwish: TFLite Micro has no GELU",
+    "hard_sigmoid": "use wakeword_keras.models.activations.hard_sigmoid",
+    "LayerNormalization": "use wakeword_keras.models.conformer.layer_norm",
+    "MultiHeadAttention": "use wakeword_keras.models.conformer.self_attention",
+    "Attention": "use wakeword_keras.models.operations.MatMul, layers.Softmax and MatMul again",
+    "Conv1D": "reshape to an image and use Conv2D with a kernel of (width, 1)",
+    "DepthwiseConv1D": "reshape to an image and use DepthwiseConv2D with a kernel of (width, 1)",
+    "SeparableConv2D": "write it as DepthwiseConv2D and Conv2D",
+    "MaxPooling1D": "reshape to an image and use MaxPooling2D",
+    "AveragePooling1D": "reshape to an image and use AveragePooling2D",
+    "GlobalAveragePooling1D": "reshape to an image and use GlobalAveragePooling2D",
+    "Rescaling": "scale the features where they are computed, or let batch norm do it",
+    "TFOpLambda": "write the operation as a layer, such as layers.Add or layers.Multiply",
+    "SlicingOpLambda": "take the part you need where the features are computed",
+    "Lambda": "write the operation as a layer of its own class",
+}
+"""What to write for a layer type or an activation that has no row."""
+
+
+def kind(layer: layers.Layer) -> Kind:
+    """The key of a layer in RULES, whether it has a row or not."""
+    return str(activation_name(layer)) if type(layer) is layers.Activation else type(layer)
+
+
+def title(kind: Kind) -> str:
+    """How messages call a kind of layer."""
+    return kind if isinstance(kind, str) else kind.__name__
+
+
+def activation_name(layer: layers.Layer) -> str | None:
+    """Name of a layer's activation function, None where it has none."""
+    activation = getattr(layer, "activation", None)
+    return None if activation is None else getattr(activation, "__name__", str(activation))
+
+
+def clamp(layer: layers.Layer) -> tfmot_access.Range:
+    """Lowest and highest value that a layer's clamp leaves, infinite where it has none."""
+    name = activation_name(layer)
+    if isinstance(layer, layers.ReLU):
+        name = "relu" if layer.max_value is None else "relu6"
+    return {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}.get(str(name), (-math.inf, math.inf))
+
+
+def producers(layer: layers.Layer) -> list[layers.Layer]:
+    """The layers whose outputs a layer reads, in the order of its inputs."""
+    before = layer.inbound_nodes[0].inbound_layers
+    return before if isinstance(before, list) else [before]
 
 
 def consumers(layer: layers.Layer, model: keras.Model) -> list[layers.Layer]:
@@ -200,58 +234,23 @@ def consumers(layer: layers.Layer, model: keras.Model) -> list[layers.Layer]:
     return [reader for reader in readers if id(reader) in members]
 
 
-def activation_name(layer: layers.Layer) -> str | None:
-    """Name of a layer's activation function, None where it has none."""
-    activation = getattr(layer, "activation", None)
-    return None if activation is None else getattr(activation, "__name__", str(activation))
+def folds_into_next(layer: layers.Layer, model: keras.Model) -> bool:
+    """Whether one kernel computes a layer and the one that reads it: nothing is rounded between.
 
-
-def _kernel(layer: layers.Layer) -> tuple[str | None, quantizers.Quantizer | None]:
-    kind = type(layer)
-    if kind is layers.Conv2D:
-        return KERNELS[kind], default_8bit_quantizers.Default8BitConvWeightsQuantizer()
-    if kind is layers.DepthwiseConv2D:
-        return KERNELS[kind], DepthwiseQuantizer()
-    if kind is layers.Dense:
-        return KERNELS[kind], quantizers.LastValueQuantizer(
-            num_bits=8, per_axis=False, symmetric=True, narrow_range=True
-        )
-    if kind is operations.HeadBias:
-        return "kernel", _constant_quantizer()
-    if kind is operations.RelativePositions:
-        return "kernel", PositionQuantizer(*layer.input_shape[1:3])
-    return None, None
-
-
-def _constant_quantizer() -> quantizers.Quantizer:
-    return quantizers.LastValueQuantizer(
-        num_bits=8, per_axis=False, symmetric=False, narrow_range=False
-    )
-
-
-def _output(layer: layers.Layer, model: keras.Model) -> quantizers.Quantizer | None:
-    if isinstance(layer, SAME_RANGE) or folds_into_next(layer, model):
-        return None
-    if isinstance(layer, activations.HardSigmoidScale):
-        return _fixed(0.0, 1.0)
-    if isinstance(layer, operations.UnitLength):
-        return _fixed(*UNIT_RANGE)
-    if _is_hard_sigmoid_clamp(layer):
-        return _fixed(0.0, 6.0)
-    name = "softmax" if isinstance(layer, layers.Softmax) else activation_name(layer)
-    if name in FIXED_ACTIVATIONS:
-        return _fixed(*FIXED_ACTIVATIONS[name])
-    return quantizers.MovingAverageQuantizer(
-        num_bits=8, per_axis=False, symmetric=False, narrow_range=False
-    )
-
-
-def _is_hard_sigmoid_clamp(layer: layers.Layer) -> bool:
-    # With [0, 6] the scaling by 1/6 behind it leaves every integer as it is.
-    if not isinstance(layer, layers.ReLU) or layer.max_value != 6:
+    Args:
+      layer: a layer of `model`.
+      model: functional model.
+    """
+    readers = consumers(layer, model)
+    rule = RULES.get(kind(layer))
+    if rule is None or len(readers) != 1 or layer.name in model.output_names:
         return False
-    return isinstance(layer.inbound_nodes[0].inbound_layers, activations.HardSigmoidShift)
+    return kind(readers[0]) in rule.fuses and activation_name(layer) in (None, "linear")
 
 
-def _fixed(low: float, high: float) -> quantizers.Quantizer:
-    return quantizers.FixedQuantizer(num_bits=8, init_min=low, init_max=high, narrow_range=False)
+def fused_chain(layer: layers.Layer, model: keras.Model) -> list[layers.Layer]:
+    """The layers of `model` that one int8 kernel computes, the last of which is `layer`."""
+    chain = [layer]
+    while len(before := producers(chain[0])) == 1 and folds_into_next(before[0], model):
+        chain.insert(0, before[0])
+    return chain

@@ -5,39 +5,7 @@ from dataclasses import dataclass
 import tf_keras as keras
 from tf_keras import layers
 
-from wakeword_keras.models import activations, operations
-from wakeword_keras.quantization import layer_rules
-
-ACTIVATION_MENDS = {
-    "swish": "multiply the input by a sigmoid layer of it with layers.Multiply, or use HardSwish",
-    "silu": "multiply the input by a sigmoid layer of it with layers.Multiply, or use HardSwish",
-    "gelu": "use ReLU or HardSwish: TFLite Micro has no GELU",
-    "hard_sigmoid": "use wakeword_keras.models.activations.hard_sigmoid",
-}
-LAYER_MENDS = {
-    "LayerNormalization": "use wakeword_keras.models.conformer.layer_norm",
-    "MultiHeadAttention": "use wakeword_keras.models.conformer.self_attention",
-    "Attention": "use wakeword_keras.models.operations.MatMul, layers.Softmax and MatMul again",
-    "Conv1D": "reshape to an image and use Conv2D with a kernel of (width, 1)",
-    "DepthwiseConv1D": "reshape to an image and use DepthwiseConv2D with a kernel of (width, 1)",
-    "SeparableConv2D": "write it as DepthwiseConv2D and Conv2D",
-    "MaxPooling1D": "reshape to an image and use MaxPooling2D",
-    "AveragePooling1D": "reshape to an image and use AveragePooling2D",
-    "GlobalAveragePooling1D": "reshape to an image and use GlobalAveragePooling2D",
-    "Rescaling": "scale the features where they are made, or let batch norm do it",
-    "TFOpLambda": "write the operation as a layer, such as layers.Add or layers.Multiply",
-    "SlicingOpLambda": "take the part you need where the features are made",
-    "Lambda": "write the operation as a layer of its own class",
-}
-SUPPORTED = (
-    *layer_rules.FREE_RANGE,
-    *layer_rules.SAME_RANGE,
-    activations.HardSigmoidScale,
-    operations.UnitLength,
-    layers.Activation,
-    layers.InputLayer,
-    layers.Softmax,
-)
+from wakeword_keras.quantization import layer_rules, shared_ranges
 
 
 @dataclass(frozen=True)
@@ -77,56 +45,76 @@ def check_quantizable(model: keras.Model) -> list[Problem]:
                 "give it one of each, features and logits",
             )
         ]
-    found = [_problem(layer, model) for layer in model.layers]
-    return [
-        Problem(layer.name, *what) for layer, what in zip(model.layers, found, strict=True) if what
+    by_layer = [_problem(layer, model) for layer in model.layers]
+    found = [problem for problem in by_layer if problem]
+    return found or [
+        problem for group in shared_ranges.range_groups(model) for problem in _range_problems(group)
     ]
 
 
-def _problem(layer: layers.Layer, model: keras.Model) -> tuple[str, str] | None:
-    """Reason and mend, None if the layer quantizes."""
+def _problem(layer: layers.Layer, model: keras.Model) -> Problem | None:
+    if isinstance(layer, layers.InputLayer):
+        return None
     if isinstance(layer, keras.Model):
-        return "is a model inside the model", "add its layers to the outer model directly"
-    if type(layer) not in SUPPORTED:
-        kind = type(layer).__name__
-        return f"is a {kind}, which has no int8 form here", LAYER_MENDS.get(
-            kind, "replace it by layers of " + ", ".join(sorted(_names()))
+        return Problem(
+            layer.name, "is a model inside the model", "add its layers to the outer model directly"
         )
+    if layer_rules.kind(layer) not in layer_rules.RULES:
+        return _unknown(layer)
     if len(layer.inbound_nodes) > 1:
-        return (
+        return Problem(
+            layer.name,
             "is used more than once, and each use has a range of its own",
             "use a layer for each",
         )
-    return _option_problem(layer, model)
+    return _rule_problem(layer, model)
 
 
-def _option_problem(layer: layers.Layer, model: keras.Model) -> tuple[str, str] | None:
-    name = layer_rules.activation_name(layer)
-    if isinstance(layer, layers.BatchNormalization):
-        before = layer.inbound_nodes[0].inbound_layers
-        if isinstance(before, list) or not layer_rules.folds_into_next(before, model):
-            return (
-                "is a batch norm that folds into no kernel",
-                "put it directly behind a convolution or Dense layer without activation that "
-                "nothing else reads",
-            )
-    if isinstance(layer, layers.ReLU) and (
-        layer.negative_slope or layer.threshold or layer.max_value not in (None, 6)
-    ):
-        return "is a ReLU that no kernel clamps to", "use layers.ReLU() or layers.ReLU(6.0)"
-    if type(layer) in layer_rules.KERNELS and name not in ("linear", *layer_rules.CLAMPS):
-        return (
-            f"holds an operation and its activation {name}, with no range between",
-            "give the activation a layer of its own",
-        )
-    known = ("linear", *layer_rules.CLAMPS, *layer_rules.FIXED_ACTIVATIONS)
-    if isinstance(layer, layers.Activation) and name not in known:
-        return (
-            f"has the activation {name}, which is no single int8 kernel",
-            ACTIVATION_MENDS.get(str(name), "use one of " + ", ".join(known)),
-        )
+def _unknown(layer: layers.Layer) -> Problem:
+    """The problem of a layer type, or of an activation, that has no row."""
+    kind = layer_rules.kind(layer)
+    title = layer_rules.title(kind)
+    known = sorted(layer_rules.title(row) for row in layer_rules.RULES if type(row) is type(kind))
+    if isinstance(kind, str):
+        reason = f"has the activation {title}, which is no single int8 kernel"
+    else:
+        reason = f"is a {title}, which has no int8 form here"
+    mend = layer_rules.INSTEAD.get(title, "replace it by one of " + ", ".join(known))
+    return Problem(layer.name, reason, mend)
+
+
+def _rule_problem(layer: layers.Layer, model: keras.Model) -> Problem | None:
+    """What its row in `layer_rules.RULES` does not allow of a layer."""
+    kind = layer_rules.kind(layer)
+    rule = layer_rules.RULES[kind]
+    if rule.alone and len(layer_rules.fused_chain(layer, model)) == 1:
+        title = layer_rules.title(kind)
+        return Problem(layer.name, f"is a {title} that folds into no kernel", rule.alone)
+    for argument, option in rule.options.items():
+        value = getattr(layer, argument)
+        value = layer_rules.activation_name(layer) if argument == "activation" else value
+        if value not in option.allowed:
+            reason = f"has {argument}={value}, which its int8 kernel does not compute"
+            return Problem(layer.name, reason, option.mend)
     return None
 
 
-def _names() -> set[str]:
-    return {kind.__name__ for kind in SUPPORTED}
+def _range_problems(group: shared_ranges.RangeGroup) -> list[Problem]:
+    """Layers that cannot have the range that is demanded elsewhere: of values beyond, or demands.
+
+    Moving kernels (a concatenation, pooling) and the kernel that demands a range join them.
+    """
+    if not group.demanded:
+        return []
+    (first, demand), *others = group.demanded.items()
+    torn = [name for name, other in others if other != demand]
+    measured = [layer for layer in group.writers if layer.name not in group.demanded]
+    torn += [layer.name for layer in measured if not _is_within(layer, demand)]
+    reason = f"shares a range with {first!r}, which has {demand}"
+    mend = f"put a layer that computes, such as Conv2D or ReLU(6.0), between it and {first!r}"
+    return [Problem(name, reason, mend) for name in torn]
+
+
+def _is_within(layer: layers.Layer, demand) -> bool:
+    low, high = layer_rules.clamp(layer)
+    return demand != shared_ranges.INPUT and demand[0] <= low and high <= demand[1]

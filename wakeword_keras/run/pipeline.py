@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from wakeword_keras.evaluation.findings import measure
 from wakeword_keras.evaluation.run_models import HeldOut, RunModels
 from wakeword_keras.evaluation.thresholds import Thresholds
 from wakeword_keras.files import write_bytes, write_json
-from wakeword_keras.firmware import bundle
+from wakeword_keras.firmware import bundle, golden_clips
 from wakeword_keras.names import (
     FP32_ONNX,
     FP32_TFLITE,
@@ -42,6 +42,8 @@ from wakeword_keras.names import (
     INT8_ONNX,
     INT8_PTQ,
     ONNX_FILES,
+    STREAMING_FILES,
+    STREAMING_FROM,
     TFLITE_FILES,
     TRAIN,
     VALIDATION,
@@ -49,11 +51,11 @@ from wakeword_keras.names import (
 from wakeword_keras.onnx import translate
 from wakeword_keras.quantization import calibration, fake_quantize, finetuning
 from wakeword_keras.report import report
-from wakeword_keras.run import input_files
+from wakeword_keras.run import esphome_target, input_files
 from wakeword_keras.run.directory import RunDirectory, hash_of
 from wakeword_keras.synthesis.corpus import SynthesisConfig, synthesize
 from wakeword_keras.synthesis.lines import SIMILAR, SPEECH
-from wakeword_keras.tflite import convert, flatbuffer
+from wakeword_keras.tflite import convert, flatbuffer, streaming
 from wakeword_keras.training import loop
 from wakeword_keras.training.batches import DataConfig
 from wakeword_keras.training.loop import LossConfig, TrainConfig
@@ -73,6 +75,9 @@ _INPUT_FILES = "input_files.json"
 _TRANSLATED_FROM = {FP32_ONNX: FP32_TFLITE, INT8_ONNX: INT8}
 
 
+TARGETS = ("tflite_micro", "esphome")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run of the whole line.
@@ -88,6 +93,8 @@ class RunConfig:
       impulse_response_dir: folder of room impulse responses, for reverberation in training.
       cache_dir: decoded clips and features, shared by runs on the same recordings.
       model: architecture to train.
+      target: what the INT8 model is bundled for: tflite_micro, or esphome beside it (a streaming
+        model, such as mixed_conv_small, with one wake word).
       max_false_accepts_per_hour: false accepts per hour allowed on the validation part of
         ambient_dir; each model's operating threshold is chosen for it.
       calibration_clips: training clips whose activations set the ranges of quantization.
@@ -101,6 +108,7 @@ class RunConfig:
     impulse_response_dir: str = ""
     cache_dir: str = "runs/cache"
     model: str = "ds_cnn"
+    target: str = "tflite_micro"
     max_false_accepts_per_hour: float = 0.5
     calibration_clips: int = 512
     seed: int = 1
@@ -124,6 +132,13 @@ class RunConfig:
         budget = self.max_false_accepts_per_hour
         if not 0 < budget < math.inf:
             raise InputError(f"`max_false_accepts_per_hour`={budget:g}: must be above 0")
+        if self.target not in TARGETS:
+            raise InputError(f"`target`={self.target}: choose one of {', '.join(TARGETS)}")
+        if self.target == "esphome" and self.model not in models.STREAMING:
+            raise InputError(
+                f"`target`=esphome: {self.model} does not stream: choose a `model` of "
+                f"{', '.join(models.STREAMING)}"
+            )
 
 
 def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> None:
@@ -152,7 +167,7 @@ def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> N
     run_models = _run_models(run, shards, fp32, qat, calibration_set)
     run.once("thresholds", lambda: _thresholds(run, config, shards, run_models))
     run.once("report", lambda: _report(run, config, shards, run_models))
-    run.once("firmware", lambda: _firmware(run, config, shards.wake_words))
+    run.once("firmware", lambda: _firmware(run, config, shards))
     print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
 
 
@@ -382,8 +397,20 @@ def _export(
     }
     for name, converted in converters.items():
         write_bytes(run.path("export", TFLITE_FILES[name]), converted())
+    _export_streaming(run, calibration_set)
     _export_onnx(run)
     write_json(run.path("export", "export.json"), _export_record(run))
+
+
+def _export_streaming(run: RunDirectory, calibration_set: ClipFeatures) -> None:
+    """Models that can run step by step, too, proven on calibration clips."""
+    if run.record["config"]["model"] not in models.STREAMING:
+        return
+    for name, source in STREAMING_FROM.items():
+        window = run.path("export", TFLITE_FILES[source])
+        content = streaming.to_bytes(streaming.stream(window))
+        streaming.verify(window, content, calibration_set.features[:16])
+        write_bytes(run.path("export", STREAMING_FILES[name]), content)
 
 
 def _export_onnx(run: RunDirectory) -> None:
@@ -393,8 +420,8 @@ def _export_onnx(run: RunDirectory) -> None:
         )
         return
     for name, source in _TRANSLATED_FROM.items():
-        content = run.path("export", TFLITE_FILES[source]).read_bytes()
-        write_bytes(run.path("export", ONNX_FILES[name]), translate.from_tflite(content))
+        content = translate.from_tflite(run.path("export", TFLITE_FILES[source]))
+        write_bytes(run.path("export", ONNX_FILES[name]), content)
 
 
 def _export_record(run: RunDirectory) -> dict:
@@ -433,12 +460,13 @@ def _report(run: RunDirectory, config: RunConfig, shards: Shards, run_models: Ru
     report.write(measure(run_models, data, open_thresholds(config)), run.directory)
 
 
-def _firmware(run: RunDirectory, config: RunConfig, wake_words: Sequence[str]) -> None:
+def _firmware(run: RunDirectory, config: RunConfig, shards: Shards) -> None:
     chosen = open_thresholds(config)
-    bundle.write_bundle(
-        run.path("export", TFLITE_FILES["int8"]),
+    model = run.path("export", TFLITE_FILES["int8"])
+    missing = bundle.write_bundle(
+        model,
         run.path("firmware"),
-        wake_words=wake_words,
+        wake_words=shards.wake_words,
         frontend=config.frontend,
         clip_ms=config.corpus.clip_ms,
         threshold_logit=chosen.clips.logits[INT8],
@@ -447,7 +475,19 @@ def _firmware(run: RunDirectory, config: RunConfig, wake_words: Sequence[str]) -
             "corpus": run.record["data_sha256"],
             "config": hash_of(run.record["config"]),
         },
+        golden_clips=golden_clips.choose(shards, config.frontend, model),
     )
+    for line in missing:
+        print(f"bundle: {line}", flush=True)
+    if config.target == "esphome":
+        stream = chosen.streams.get(INT8)
+        esphome_target.write(
+            run.path("export", TFLITE_FILES[INT8]),
+            run.path("esphome"),
+            _held_out(run, config, shards),
+            stream.threshold.logit if stream else chosen.clips.logits[INT8],
+            shards.wake_words[0],
+        )
 
 
 def _settings(config: RunConfig) -> dict:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
 from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.errors import InputError
-from wakeword_keras.firmware import bundle
+from wakeword_keras.firmware.manifest import frontend_of, read_manifest
+from wakeword_keras.firmware.model_description import describe_model
 from wakeword_keras.metrics import stream_rule
 from wakeword_keras.metrics.stream_rule import StreamConfig
 from wakeword_keras.streams.windows import stream_windows, window_samples
@@ -67,13 +68,13 @@ def load_detector(model: str | Path, threshold_probability: float | None = None)
         raise InputError(f"`threshold_probability`={threshold_probability}: must lie in (0, 1)")
     path = Path(model)
     if path.is_dir():
-        manifest = bundle.read_manifest(path)
+        manifest = read_manifest(path)
         path = path / manifest["model"]["file"]
         described, wake_words = manifest["model"], tuple(manifest["wake_words"])
-        frontend = bundle.frontend_of(manifest)
+        frontend = frontend_of(manifest)
         threshold = manifest["threshold"]["probability"]
     else:
-        described, frontend = bundle.describe_model(path), FrontendConfig()
+        described, frontend = describe_model(path), FrontendConfig()
         wake_words = tuple(f"output_{i}" for i in range(described["output"]["shape"][-1]))
         threshold = None
     if threshold_probability is not None:

@@ -27,6 +27,7 @@ from wakeword_keras.metrics import stream_rule
 from wakeword_keras.metrics.stream_rule import StreamConfig
 from wakeword_keras.streams.windows import stream_windows, window_samples
 from wakeword_keras.tflite import flatbuffer
+from wakeword_keras.tflite.interpreter import device_kernels
 from wakeword_keras.tflite.scorers import Scorer, tflite_scorer
 
 AFTER_MS = 500  # a wake word has to be detected by then after its clip's end
@@ -130,7 +131,7 @@ def open_models(paths: Mapping[str, Path]) -> dict[str, StreamModel]:
     for name, path in paths.items():
         output, exact = flatbuffer.output_affine(path), None
         if output is not None:
-            kernels = flatbuffer.device_kernels(flatbuffer.operators(path))
+            kernels = device_kernels(flatbuffer.operators(path))
             exact = tflite_scorer(path, kernels)
         models[name] = StreamModel(tflite_scorer(path, "xnnpack"), exact, output)
     return models

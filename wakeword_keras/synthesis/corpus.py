@@ -1,10 +1,10 @@
 """A corpus without recordings: a phrase spoken by many voices, and what must not wake the device.
 
-espeak-ng speaks in accents of English crossed with variants (vocal tracts); a voice is a speaker
-(`voices` lists them, `lines` has the texts). Negatives are of four kinds: phrases that sound like
-the wake phrase (label `similar`), other speech (`speech`), noise (`_background_noise_`) and silence
-(`_silence_`). Positives and similar phrases share carriers, rates, pitches and levels, and `speech`
-has the carriers' words, so that only the phrase itself tells a positive from a negative.
+One or more engines speak (`engines`), taking turns in every label alike; a voice is a speaker
+(`voices` lists espeak-ng's, `lines` has the texts). Negatives are of four kinds: phrases that sound
+like the wake phrase (label `similar`), other speech (`speech`), noise (`_background_noise_`) and
+silence (`_silence_`). Positives and similar phrases share carriers, rates, pitches and levels, and
+`speech` has the carriers' words, so that only the phrase itself tells a positive from a negative.
 
 Levels are RMS in dB relative to full scale (dBFS, 0 = 32,768).
 """
@@ -29,9 +29,9 @@ from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
 from wakeword_keras.audio.noise_signals import Signal
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import BACKGROUND_NOISE, SILENCE, SPLITS, VALIDATION
+from wakeword_keras.synthesis.engines import ENGINES, Cast, Engine, assign, open_engines
 from wakeword_keras.synthesis.espeak import Espeak
 from wakeword_keras.synthesis.lines import (
-    RATES_WPM,
     SIMILAR,
     SPEECH,
     Line,
@@ -46,7 +46,7 @@ from wakeword_keras.synthesis.lines import (
     without_phrases,
     write_script,
 )
-from wakeword_keras.synthesis.voices import ACCENTS, SHARES, VARIANTS, choose_voices
+from wakeword_keras.synthesis.voices import SHARES
 
 _FORMAT = "flac"
 _VERSION = 1  # of the recipe: a corpus of another version is made again
@@ -55,6 +55,7 @@ _SPEECH_DBFS = (-38.0, -14.0)
 _PEAK = 0.95
 _FLOOR_DBFS = (-85.0, -60.0)  # a microphone's own noise: no recording has digital silence
 _RECORDING_CLIPS = 8  # longest noise recording, in clips
+_TAKES = 20  # at most, until the phrase fits into a clip
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,12 @@ class SynthesisConfig:
 
     Attributes:
         clip_ms: length of a clip in milliseconds; a positive holds the whole phrase.
-        voices: voices that speak, accents crossed with variants; at least 3.
+        engines: who speaks, of espeak, piper and kokoro; of several, the last speaks validation
+            and test, and the others take turns in training.
+        piper_voices: voice files for piper, `.onnx` with `.onnx.json` beside it, of one speaker or
+            of many; without any, the voice that pip brings.
+        voices: voices of each engine at most, 3 or more; espeak and kokoro have 640, piper has as
+            many as its files have speakers. Where speakers are few, each has several accents.
         positives: clips of each wake phrase over all splits, at least 3 as for all counts.
         similar: clips that sound like one of them.
         speech: clips of other words and sentences.
@@ -76,6 +82,8 @@ class SynthesisConfig:
     """
 
     clip_ms: int = 1500
+    engines: tuple[str, ...] = ("espeak",)
+    piper_voices: tuple[str, ...] = ()
     voices: int = 160
     positives: int = 1200
     similar: int = 900
@@ -85,13 +93,24 @@ class SynthesisConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        limits = {"clip_ms": (200, 10_000), "voices": (3, len(ACCENTS) * len(VARIANTS))}
-        limits |= {name: (3, 1_000_000) for name in self.counts}
+        limits = {"clip_ms": (200, 10_000)}
+        limits |= {name: (3, 1_000_000) for name in ("voices", *self.counts)}
         limits["seed"] = (0, 2**31 - 1)
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise InputError(f"`synthesis.{name}`={value}: must be {low} to {high}")
+        named = set(self.engines) & set(ENGINES)
+        if not self.engines or len(self.engines) != len(named):
+            raise InputError(
+                f"`synthesis.engines`={','.join(self.engines)}: must be one or more of "
+                f"{', '.join(ENGINES)}, each once"
+            )
+        if self.piper_voices and "piper" not in self.engines:
+            raise InputError(
+                "`synthesis.piper_voices`: only piper speaks with them; name it in "
+                "`synthesis.engines`, too"
+            )
 
     @property
     def counts(self) -> dict[str, int]:
@@ -108,6 +127,7 @@ class SynthesisConfig:
 @dataclass(frozen=True)
 class _Studio:
     tts: Espeak
+    cast: Cast
     rng: np.random.Generator
     config: SynthesisConfig
     script: Script
@@ -118,48 +138,39 @@ def _split_counts(count: int) -> dict[str, int]:
     return dict(zip(SPLITS, (count - 2 * held_out, held_out, held_out), strict=True))
 
 
-def phrase_duration(phrase: str, config: SynthesisConfig = SynthesisConfig()) -> float:
-    """Milliseconds that a phrase takes in the slowest of the voices at the slowest rate.
-
-    Raises:
-        InputError: as `phrase_label`, or espeakng-loader is not installed.
-    """
-    return _longest_ms(
-        Espeak(config.seed), spoken(phrase), choose_voices(config.voices, config.seed)
-    )
-
-
 def clip_ms_needed(duration_ms: float) -> int:
     """Smallest sensible clip_ms for a phrase duration: room at the edges, a multiple of 10 ms."""
     return math.ceil((1.02 * duration_ms + 2 * _EDGE_MS) / 10) * 10
 
 
-def _longest_ms(tts: Espeak, phrase: str, voices: dict[str, tuple[str, ...]]) -> float:
-    longest = 0
-    for voice in (voice for names in voices.values() for voice in names):
-        for line in dict.fromkeys(alone(phrase)):
+def _check_clip_length(
+    tts: Espeak, phrase: str, voices: Iterable[str], config: SynthesisConfig
+) -> None:
+    """Refuses clips too short for the slowest of espeak's voices at the slowest rate."""
+    longest_ms = 0.0
+    for voice in voices:
+        for line in dict.fromkeys(alone(spoken(phrase))):
             utterance = tts.say(line.text, voice, rate_wpm=line.slowest_wpm)
             first, last = utterance.span(line.first, line.last)
-            longest = max(longest, last - first)
-    return 1000 * longest / tts.sample_rate_hz
+            longest_ms = max(longest_ms, 1000 * (last - first) / utterance.sample_rate_hz)
+    needed_ms = clip_ms_needed(longest_ms)
+    if needed_ms > config.clip_ms:
+        raise InputError(
+            f"`clip_ms`={config.clip_ms} is too short for {phrase!r}, which takes up to "
+            f"{needed_ms} ms: give `clip_ms`={needed_ms} or more"
+        )
 
 
 def _speak(studio: _Studio, voice: str, line: Line) -> tuple[Signal, int, int]:
-    """Speaks at a random rate, pitch and range.
+    """Speaks a line.
 
     Returns:
         float64 [samples] at 16 kHz, full scale 1; first sample of the text's span and the one after
         its last.
     """
-    utterance = studio.tts.say(
-        line.text,
-        voice,
-        rate_wpm=int(studio.rng.integers(line.slowest_wpm, RATES_WPM[1] + 1)),
-        pitch=int(studio.rng.integers(25, 76)),
-        pitch_range=int(studio.rng.integers(20, 81)),
-    )
-    ratio = SAMPLE_RATE_HZ / studio.tts.sample_rate_hz
-    audio = soxr.resample(utterance.audio / 32768, studio.tts.sample_rate_hz, SAMPLE_RATE_HZ)
+    utterance = studio.cast.say(line, voice, studio.rng)
+    ratio = SAMPLE_RATE_HZ / utterance.sample_rate_hz
+    audio = soxr.resample(utterance.audio / 32768, utterance.sample_rate_hz, SAMPLE_RATE_HZ)
     start, end = (round(sample * ratio) for sample in utterance.span(line.first, line.last))
     return audio, start, end
 
@@ -182,12 +193,21 @@ def _clip(studio: _Studio, audio: Signal, start: int, end: int) -> Signal:
 
 
 def _positive(studio: _Studio, voice: str, phrase: str) -> Signal:
+    """A clip with all of a phrase; said again, with another carrier, where it does not fit."""
+    config = studio.config
     others = [other.text for other in studio.script.phrases if other.text != phrase]
-    line = without_phrases(studio.tts, others, voice, lambda: in_carrier(studio.rng, phrase))
-    audio, start, end = _speak(studio, voice, line)
-    if end == start or end - start > studio.config.clip_samples:
-        raise RuntimeError(f"{voice} spoke {phrase!r} in {end - start} samples")
-    return _clip(studio, audio, start, end)
+    for _ in range(_TAKES):
+        line = without_phrases(studio.tts, others, voice, lambda: in_carrier(studio.rng, phrase))
+        audio, start, end = _speak(studio, voice, line)
+        if end == start:
+            raise InputError(f"the voice {voice} has no sound for {phrase!r}: leave the voice out")
+        if end - start <= config.clip_samples:
+            return _clip(studio, audio, start, end)
+    needed_ms = clip_ms_needed(1000 * (end - start) / SAMPLE_RATE_HZ)
+    raise InputError(
+        f"`clip_ms`={config.clip_ms} is too short for {phrase!r}, which the voice {voice} says in "
+        f"more, {_TAKES} times in a row: give `clip_ms`={needed_ms} or more"
+    )
 
 
 def _similar(studio: _Studio, voice: str, phrase: Phrase) -> Signal:
@@ -284,22 +304,31 @@ def _record(studio: _Studio, folder: Path) -> None:
         csv.writer(file).writerows([("path", "label", "speaker", "split"), *rows])
 
 
+def _recipe(
+    phrases: Sequence[str], config: SynthesisConfig, engines: dict[str, Engine]
+) -> dict[str, object]:
+    """What a corpus is made of, as JSON holds it."""
+    return {
+        "version": _VERSION,
+        "phrase": ", ".join(phrases),
+        "config": json.loads(json.dumps(dataclasses.asdict(config))),
+        "engines": {name: engine.version for name, engine in engines.items()},
+    }
+
+
 def _facts(tts: Espeak, script: Script, config: SynthesisConfig) -> dict[str, object]:
-    def heard(phrases: Iterable[tuple[str, float]]) -> list[dict[str, object]]:
+    def with_distances(phrases: Iterable[tuple[str, float]]) -> list[dict[str, object]]:
         return [{"text": text, "distance": round(d, 3)} for text, d in phrases]
 
     texts = [phrase.text for phrase in script.phrases]
 
     return {
-        "version": _VERSION,
-        "phrase": ", ".join(texts),
         "label": ", ".join(map(phrase_label, texts)),
-        "config": dataclasses.asdict(config),
         "phonemes": ", ".join(" ".join(tts.phonemes(text)) for text in texts),
         "clips": _clip_counts(config),
         "voices": script.voices,
-        "parts": heard(part for phrase in script.phrases for part in phrase.parts),
-        "similar": heard(near for phrase in script.phrases for near in phrase.near),
+        "parts": with_distances(part for phrase in script.phrases for part in phrase.parts),
+        "similar": with_distances(near for phrase in script.phrases for near in phrase.near),
     }
 
 
@@ -310,12 +339,10 @@ def _clip_counts(config: SynthesisConfig) -> dict[str, dict[str, int]]:
     }
 
 
-def _is_finished(folder: Path, phrases: Sequence[str], config: SynthesisConfig) -> bool:
-    """Whether a folder holds this very corpus, whole."""
+def _is_finished(folder: Path, recipe: dict[str, object]) -> bool:
+    """Whether a folder holds the corpus of a recipe, whole."""
     facts = _read_facts(folder)
-    joined = ", ".join(phrases)
-    wanted = {"version": _VERSION, "phrase": joined, "config": dataclasses.asdict(config)}
-    return {name: facts.get(name) for name in wanted} == wanted and files.is_whole(folder)
+    return {name: facts.get(name) for name in recipe} == recipe and files.is_whole(folder)
 
 
 def _read_facts(folder: Path) -> dict[str, object]:
@@ -347,8 +374,10 @@ def synthesize(
     The corpus is built beside `out_dir` and moved there when it is complete (see `files`); one that
     is damaged is made again, another one of this function at `out_dir` replaced. It has
     `manifest.csv` (path, label, speaker, split), a folder of clips per label (mono 16 kHz 16 bit)
-    and `synthesis.json`: config, counts, voices, the phrases' phonemes and the similar phrases with
-    their distances (see `phonetics`). No clip has the sounds of a phrase that is not its label.
+    and `synthesis.json`: config, engines, counts, voices, the phrases' phonemes and the similar
+    phrases with their distances (see `phonetics`). No clip has the sounds of a phrase that is not
+    its label. What neural engines say is kept in `utterances` beside it, for other corpora and for
+    a synthesis that was killed.
 
     Args:
         phrases: one or more wake phrases in English, ["hey jarvis", "ok nova"].
@@ -360,28 +389,29 @@ def synthesize(
 
     Raises:
         InputError: nothing to pronounce, a phrase longer than a clip or within another, a folder
-            with something else in it, or espeakng-loader not installed.
+            with something else in it, or an engine that is not installed or has too few speakers.
     """
     texts, labels = tuple(map(spoken, phrases)), tuple(map(phrase_label, phrases))
     folder = Path(out_dir)
-    if _is_finished(folder, texts, config):
+    tts = Espeak(config.seed)
+    kept_dir = folder.with_name("utterances")
+    engines = open_engines(config.engines, tts, config.piper_voices, kept_dir)
+    recipe = _recipe(texts, config, engines)
+    if _is_finished(folder, recipe):
         return labels
     _check_replaceable(folder)
-    tts = Espeak(config.seed)
-    script = write_script(tts, texts, choose_voices(config.voices, config.seed))
-    for text in texts:
-        needed_ms = clip_ms_needed(_longest_ms(tts, text, script.voices))
-        if needed_ms > config.clip_ms:
-            raise InputError(
-                f"`clip_ms`={config.clip_ms} is too short for {text!r}, which takes up to "
-                f"{needed_ms} ms: give `clip_ms`={needed_ms} or more"
-            )
+    cast = assign(engines, config.voices, config.seed)
+    script = write_script(tts, texts, cast.voices)
+    if "espeak" in engines:
+        for text in texts:
+            _check_clip_length(tts, text, cast.voices_of(engines["espeak"]), config)
 
     def write(partial: Path) -> None:
         rng = np.random.default_rng(config.seed)
-        _record(_Studio(tts, rng, config, script), partial)
-        facts = json.dumps(_facts(tts, script, config), indent=1, ensure_ascii=False)
-        (partial / "synthesis.json").write_text(facts + "\n", "utf-8")
+        _record(_Studio(tts, cast, rng, config, script), partial)
+        facts = recipe | _facts(tts, script, config)
+        content = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+        (partial / "synthesis.json").write_text(content, "utf-8")
 
-    files.build_folder(folder, write, lambda path: _is_finished(path, texts, config))
+    files.build_folder(folder, write, lambda path: _is_finished(path, recipe))
     return labels

@@ -65,10 +65,11 @@ class Phoneme:
 
 @dataclass(frozen=True)
 class Utterance:
-    """What was spoken: int16 samples at `Espeak.sample_rate_hz`, and its phonemes in order."""
+    """What was spoken: int16 samples, its phonemes in order, samples per second."""
 
     audio: npt.NDArray[np.int16]
     phonemes: tuple[Phoneme, ...]
+    sample_rate_hz: int
 
     def span(self, first: int, last: int) -> tuple[int, int]:
         """Samples taken by the words that start at characters `first` to `last` - 1 of the text.
@@ -171,7 +172,7 @@ class Espeak:
         if status != 0:
             raise RuntimeError(f"espeak-ng could not speak {text!r} (error {status})")
         audio = np.concatenate(self._blocks) if self._blocks else np.zeros(0, np.int16)
-        return Utterance(audio, tuple(self._phonemes))
+        return Utterance(audio, tuple(self._phonemes), self.sample_rate_hz)
 
     def phonemes(self, text: str, voice: str = "en-us", *, ipa: bool = True) -> tuple[str, ...]:
         """Phonemes of a text in a voice's accent, stress marks included.

