@@ -50,8 +50,8 @@ def read() -> RunConfig:
     if not values.data_dir and not values.wake_phrase:
         raise InputError("nothing to train on: give --data_dir, or --wake_phrase to synthesise one")
     wake_words = tuple(values.wake_words)
-    if values.wake_phrase and not labels.find(phrase_label(values.wake_phrase), wake_words):
-        wake_words += (phrase_label(values.wake_phrase),)
+    for label in map(phrase_label, values.wake_phrase):
+        wake_words += () if labels.find(label, wake_words) else (label,)
     if not wake_words:
         raise InputError("--wake_words is missing: name the labels to detect, such as happy")
     parts: dict[str, Any] = {

@@ -175,6 +175,9 @@ def test_the_phrase_becomes_a_wake_word_once(command_line):
     assert run_flags.read().corpus.wake_words == ("hey_jarvis",)
     command_line("--wake_phrase=hey jarvis", "--wake_words=hey_jarvis,stop")
     assert run_flags.read().corpus.wake_words == ("hey_jarvis", "stop")
+    command_line("--wake_phrase=hey jarvis,ok nova", "--wake_words=stop")
+    assert run_flags.read().wake_phrase == ("hey jarvis", "ok nova")
+    assert run_flags.read().corpus.wake_words == ("stop", "hey_jarvis", "ok_nova")
     command_line("--wake_phrase=hey jarvis", "--wake_words=stop,Hey Jarvis")
     assert run_flags.read().corpus.wake_words == ("stop", "Hey Jarvis")
 

@@ -155,7 +155,7 @@ def test_every_label_of_a_corpus_has_the_engines_in_the_same_shares(two_engines,
         engines=("piper", "kokoro", "espeak"), voices=8, positives=58, similar=44, speech=30,
         noise=24, silence=6,
     )  # fmt: skip
-    label = synthesize("smart mirror", str(tmp_path / "c"), config)
+    (label,) = synthesize(["smart mirror"], str(tmp_path / "c"), config)
     rows = (tmp_path / "c" / "manifest.csv").read_text().splitlines()[1:]
     shares: dict[tuple[str, str], Counter] = {}
     for _, kind, speaker, split in (row.split(",") for row in rows):
@@ -183,10 +183,10 @@ def test_a_killed_synthesis_says_nothing_twice(two_engines, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(piper, "say", killed)
         with pytest.raises(KeyboardInterrupt):
-            synthesize("smart mirror", str(tmp_path / "c"), config)
-    synthesize("smart mirror", str(tmp_path / "c"), config)
+            synthesize(["smart mirror"], str(tmp_path / "c"), config)
+    synthesize(["smart mirror"], str(tmp_path / "c"), config)
     said = len(piper.said)
-    synthesize("smart mirror", str(tmp_path / "other"), config)
+    synthesize(["smart mirror"], str(tmp_path / "other"), config)
     assert len(piper.said) == said
     assert (tmp_path / "other/manifest.csv").read_text() == (
         tmp_path / "c/manifest.csv"
@@ -198,10 +198,10 @@ def test_another_version_of_an_engine_makes_the_corpus_again(two_engines, tmp_pa
         engines=("piper", "espeak"), voices=8, positives=6, similar=6, speech=6, noise=3, silence=3
     )
     piper, _ = two_engines
-    synthesize("smart mirror", str(tmp_path / "c"), config)
+    synthesize(["smart mirror"], str(tmp_path / "c"), config)
     said = len(piper.said)
     piper.version = "tone 2"
-    synthesize("smart mirror", str(tmp_path / "c"), config)
+    synthesize(["smart mirror"], str(tmp_path / "c"), config)
     assert len(piper.said) == 2 * said
 
 
@@ -211,7 +211,7 @@ def test_a_phrase_that_no_take_fits_into_a_clip_names_the_length(two_engines, tm
     audio = np.ones(44_100, np.int16)
     piper.say = lambda line, voice, rng: Utterance(audio, (Phoneme("a", line.first, 0),), 22_050)
     with pytest.raises(InputError, match=r"`clip_ms`=1500 is too short.*give `clip_ms`=2120"):
-        synthesize("smart mirror", str(tmp_path / "c"), config)
+        synthesize(["smart mirror"], str(tmp_path / "c"), config)
 
 
 def test_a_voice_without_a_sound_for_the_phrase_is_named(two_engines, tmp_path):
@@ -220,4 +220,4 @@ def test_a_voice_without_a_sound_for_the_phrase_is_named(two_engines, tmp_path):
     pause = Utterance(np.ones(9_000, np.int16), (Phoneme("_", -1, 0),), 22_050)
     piper.say = lambda line, voice, rng: pause
     with pytest.raises(InputError, match="joe has no sound for 'smart mirror'"):
-        synthesize("smart mirror", str(tmp_path / "c"), config)
+        synthesize(["smart mirror"], str(tmp_path / "c"), config)

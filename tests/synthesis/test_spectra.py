@@ -97,7 +97,7 @@ HISSED = SynthesisConfig(
 
 
 def test_of_speech_without_sounds_nothing_tells_the_phrase_from_the_rest(hissing, tmp_path):
-    label = synthesize("smart mirror", str(tmp_path / "c"), HISSED)
+    (label,) = synthesize(["smart mirror"], str(tmp_path / "c"), HISSED)
     for negative in ("similar", "speech"):
         assert told_apart(tmp_path / "c", label, negative) < 0.5 + CHANCE_MARGIN
 
@@ -113,7 +113,7 @@ def test_an_engine_for_positives_alone_would_be_told_at_once(hissing, tmp_path, 
         return say(cast, line, next(v for v in cast.voices["train"] if wanted in v), rng)
 
     monkeypatch.setattr(Cast, "say", phrase_by_one_engine)
-    label = synthesize("smart mirror", str(tmp_path / "c"), HISSED)
+    (label,) = synthesize(["smart mirror"], str(tmp_path / "c"), HISSED)
     assert told_apart(tmp_path / "c", label, "similar") > 0.9
 
 
@@ -126,5 +126,5 @@ def test_of_real_engines_the_sounds_of_the_words_alone_tell_a_little(names, tmp_
     config = SynthesisConfig(
         engines=names, positives=214, similar=214, speech=3, noise=3, silence=3
     )
-    label = synthesize("smart mirror", str(tmp_path / "c"), config)
+    (label,) = synthesize(["smart mirror"], str(tmp_path / "c"), config)
     assert told_apart(tmp_path / "c", label, "similar") < SOUNDS_AUC

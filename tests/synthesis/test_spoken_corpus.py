@@ -31,7 +31,7 @@ TINY = SynthesisConfig(
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("synthesis") / "corpus"
-    assert synthesize(PHRASE, str(folder), TINY) == "hey_jarvis"
+    assert synthesize([PHRASE], str(folder), TINY) == ("hey_jarvis",)
     return folder
 
 
@@ -120,7 +120,7 @@ def test_same_seed_gives_the_same_bytes_in_another_process_and_after_other_speec
     program = (
         "from wakeword_keras.synthesis import corpus as s, espeak\n"
         "espeak.Espeak(3).say('something else first', 'en-us+f2')\n"
-        f"s.synthesize({PHRASE!r}, {str(tmp_path / 'again')!r}, s.{TINY!r})"
+        f"s.synthesize([{PHRASE!r}], {str(tmp_path / 'again')!r}, s.{TINY!r})"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -130,13 +130,13 @@ def test_same_seed_gives_the_same_bytes_in_another_process_and_after_other_speec
         cwd=Path(__file__).parents[2],
     )
     assert done.stdout + done.stderr == ""
-    synthesize(PHRASE, str(tmp_path / "here"), TINY)
+    synthesize([PHRASE], str(tmp_path / "here"), TINY)
     assert contents(tmp_path / "again") == contents(corpus)
     assert contents(tmp_path / "here") == contents(corpus)
 
 
 def test_another_seed_gives_other_clips(corpus, tmp_path):
-    synthesize(PHRASE, str(tmp_path / "c"), dataclasses.replace(TINY, seed=1))
+    synthesize([PHRASE], str(tmp_path / "c"), dataclasses.replace(TINY, seed=1))
     ours = set(contents(corpus).values())
     same = [data for data in contents(tmp_path / "c").values() if data in ours]
     assert len(same) <= 1  # digital silence
@@ -144,13 +144,13 @@ def test_another_seed_gives_other_clips(corpus, tmp_path):
 
 def test_a_finished_corpus_is_reused_and_another_phrase_replaces_it(tmp_path):
     folder = tmp_path / "c"
-    synthesize(PHRASE, str(folder), TINY)
+    synthesize([PHRASE], str(folder), TINY)
     inode = (folder / "manifest.csv").stat().st_ino
     made = (folder / "manifest.csv").stat().st_mtime_ns
-    synthesize(PHRASE, str(folder), TINY)
+    synthesize([PHRASE], str(folder), TINY)
     assert (folder / "manifest.csv").stat().st_mtime_ns == made
     assert (folder / "manifest.csv").stat().st_ino == inode
-    assert synthesize("computer", str(folder), TINY) == "computer"
+    assert synthesize(["computer"], str(folder), TINY) == ("computer",)
     assert {r["label"] for r in rows_of(folder)} >= {"computer", "similar"}
     assert not (folder / "hey_jarvis").exists()
 
@@ -164,9 +164,9 @@ def test_a_killed_synthesis_leaves_no_corpus_and_is_made_again(tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(synthesis, "_silence", killed)
         with pytest.raises(KeyboardInterrupt):
-            synthesize(PHRASE, str(folder), TINY)
+            synthesize([PHRASE], str(folder), TINY)
     assert not folder.exists()
-    synthesize(PHRASE, str(folder), TINY)
+    synthesize([PHRASE], str(folder), TINY)
     assert contents(folder) == contents(corpus)
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -174,7 +174,7 @@ def test_a_killed_synthesis_leaves_no_corpus_and_is_made_again(tmp_path, monkeyp
 def test_two_runs_that_synthesise_at_once_share_a_whole_corpus(tmp_path, corpus):
     folder = tmp_path / "c"
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda _: synthesize(PHRASE, str(folder), TINY), range(2)))
+        list(pool.map(lambda _: synthesize([PHRASE], str(folder), TINY), range(2)))
     assert contents(folder) == contents(corpus)
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -185,7 +185,7 @@ def test_a_corpus_without_all_of_its_files_is_made_again(tmp_path, corpus, name,
     shutil.copytree(corpus, folder)
     damaged = folder / name if "." in name else min((folder / name).iterdir())
     damaged.unlink()
-    synthesize(PHRASE, str(folder), TINY)
+    synthesize([PHRASE], str(folder), TINY)
     assert contents(folder) == contents(corpus)
     assert str(folder) in capsys.readouterr().out
 
@@ -193,9 +193,9 @@ def test_a_corpus_without_all_of_its_files_is_made_again(tmp_path, corpus, name,
 def test_a_folder_with_other_things_is_not_deleted(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="not a synthesised corpus"):
-        synthesize(PHRASE, str(tmp_path), TINY)
+        synthesize([PHRASE], str(tmp_path), TINY)
     with pytest.raises(InputError, match="is a file"):
-        synthesize(PHRASE, str(tmp_path / "thesis.txt"), TINY)
+        synthesize([PHRASE], str(tmp_path / "thesis.txt"), TINY)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
@@ -224,7 +224,7 @@ def test_a_span_in_a_carrier_is_as_long_as_the_phrase_alone():
 def test_a_clip_holds_the_whole_span_with_room_at_its_ends(seed):
     rng = np.random.default_rng(seed)
     config = SynthesisConfig(clip_ms=1000)
-    unused = lines.Script(PHRASE, (), (), (), {})
+    unused = lines.Script((), (), {})
     studio = synthesis._Studio(espeak.Espeak(), Cast({}, {}), rng, config, unused)
     for _ in range(50):
         audio = np.full(int(rng.integers(16_000, 40_000)), 1e-9)
@@ -266,29 +266,83 @@ def test_a_one_word_phrase_has_its_halves_as_parts():
 def test_a_line_with_the_phrase_in_it_is_drawn_again():
     tts = espeak.Espeak()
     drawn = iter(lines.Line(t, 0, len(t), 140) for t in ("oh hay jarvis", "hello jarvis"))
-    assert lines.without_phrase(tts, PHRASE, "en-us+f1", lambda: next(drawn)).text == (
+    assert lines.without_phrases(tts, [PHRASE], "en-us+f1", lambda: next(drawn)).text == (
         "hello jarvis"
     )
     # an accent without "h"
     drawn = iter(lines.Line(t, 0, len(t), 140) for t in ("say jarvis", "hi jarvis"))
-    drawn = lines.without_phrase(tts, PHRASE, "en-gb-x-gbcwmd+f1", lambda: next(drawn))
+    drawn = lines.without_phrases(tts, [PHRASE], "en-gb-x-gbcwmd+f1", lambda: next(drawn))
     assert drawn.text == "hi jarvis"
 
 
 def test_too_short_a_clip_names_the_length_needed_and_that_is_enough(tmp_path):
     with pytest.raises(InputError, match="`clip_ms`=300 is too short") as error:
-        synthesize(PHRASE, str(tmp_path / "c"), dataclasses.replace(TINY, clip_ms=300))
+        synthesize([PHRASE], str(tmp_path / "c"), dataclasses.replace(TINY, clip_ms=300))
     needed_ms = int(re.search(r"takes up to (\d+) ms", str(error.value))[1])
     short = dataclasses.replace(TINY, clip_ms=needed_ms - 10)
     with pytest.raises(InputError, match=f"`clip_ms`={needed_ms} or more"):
-        synthesize(PHRASE, str(tmp_path / "c"), short)
-    synthesize(PHRASE, str(tmp_path / "c"), dataclasses.replace(TINY, clip_ms=needed_ms))
+        synthesize([PHRASE], str(tmp_path / "c"), short)
+    synthesize([PHRASE], str(tmp_path / "c"), dataclasses.replace(TINY, clip_ms=needed_ms))
 
 
 @pytest.mark.parametrize("phrase", ["", "  ", "?!", "42", "ʘʘ", "привет", "你好"])
 def test_a_phrase_that_cannot_be_pronounced_is_refused(phrase, tmp_path):
     with pytest.raises(InputError, match="`wake_phrase`="):
-        synthesize(phrase, str(tmp_path / "c"), TINY)
+        synthesize([phrase], str(tmp_path / "c"), TINY)
+    assert not (tmp_path / "c").exists()
+
+
+TWO = ["hey jarvis", "ok nova"]
+
+
+def test_several_phrases_have_a_label_each_and_no_clip_has_the_sounds_of_another(
+    tmp_path, monkeypatch
+):
+    said = []
+    speak = synthesis._speak
+
+    def spoken(studio, voice, line):
+        said.append((voice, line.text))
+        return speak(studio, voice, line)
+
+    monkeypatch.setattr(synthesis, "_speak", spoken)
+    assert synthesize(TWO, str(tmp_path / "c"), TINY) == ("hey_jarvis", "ok_nova")
+    counts = Counter(row["label"] for row in rows_of(tmp_path / "c"))
+    assert (counts["hey_jarvis"], counts["ok_nova"], counts["similar"]) == (18, 18, 12)
+    tts = espeak.Espeak()
+    held: Counter[tuple[str, ...]] = Counter()
+    for voice, text in said:
+        accent = voice.split("+")[0]
+        sounds = phonetics.symbols(tts.phonemes(text, accent))
+        held[tuple(
+            phrase for phrase in TWO
+            if phonetics.contains(sounds, phonetics.symbols(tts.phonemes(phrase, accent)))
+        )] += 1  # fmt: skip
+    assert (held["hey jarvis",], held["ok nova",], held[tuple(TWO)]) == (18, 18, 0)
+    facts = json.loads((tmp_path / "c" / "synthesis.json").read_text())
+    assert {"hey", "jarvis", "ok", "nova"} <= {part["text"] for part in facts["parts"]}
+
+
+def test_a_carrier_with_another_phrase_in_it_is_not_taken():
+    tts = espeak.Espeak()
+    rng = np.random.default_rng(0)
+    drawn = {lines.in_carrier(rng, PHRASE).text for _ in range(300)}
+    assert any("my friend" in text for text in drawn)
+    for _ in range(300):
+        line = lines.without_phrases(
+            tts, ["my friend"], "en-us+f1", lambda: lines.in_carrier(rng, PHRASE)
+        )
+        assert "my friend" not in line.text
+
+
+@pytest.mark.parametrize(
+    "phrases",
+    [["hey jarvis", "jarvis"], ["jarvis", "hey jarvis"], ["hey jarvis", "hay jarvis"],
+     ["hey jarvis", "Hey Jarvis"]],
+)  # fmt: skip
+def test_a_phrase_within_another_is_refused(phrases, tmp_path):
+    with pytest.raises(InputError, match="sounds like a part or all of"):
+        synthesize(phrases, str(tmp_path / "c"), TINY)
     assert not (tmp_path / "c").exists()
 
 
@@ -296,7 +350,7 @@ def test_a_phrase_within_all_speech_is_refused():
     tts = espeak.Espeak()
     line = lines.Line("all the same", 0, 12, 140)
     with pytest.raises(InputError, match="too short"):
-        lines.without_phrase(tts, "all", "en-us+f1", lambda: line)
+        lines.without_phrases(tts, ["all"], "en-us+f1", lambda: line)
 
 
 def test_a_missing_espeak_names_the_extra(monkeypatch):

@@ -85,7 +85,8 @@ class RunConfig:
     Attributes:
       run_dir: where everything of this run is written; the same directory resumes it.
       data_dir: folders of recordings, `<label>/<clips>` or with a manifest.csv; several are joined.
-      wake_phrase: synthesise a corpus for this phrase, alone or in addition to data_dir.
+      wake_phrase: synthesise a corpus for these phrases, each a wake word of its own, alone or in
+        addition to data_dir.
       ambient_dir: folders of long recordings, `<speaker>/.../<recording>`, in which nobody says the
         wake word (leave such files out yourself); a third of the speakers trains, the others show
         false accepts per hour.
@@ -103,7 +104,7 @@ class RunConfig:
     run_dir: str = "runs/wakeword"
     data_dir: tuple[str, ...] = ()
     ambient_dir: tuple[str, ...] = ()
-    wake_phrase: str = ""
+    wake_phrase: tuple[str, ...] = ()
     impulse_response_dir: str = ""
     cache_dir: str = "runs/cache"
     model: str = "ds_cnn"
@@ -282,7 +283,7 @@ def gather_corpus(config: RunConfig) -> Corpus:
     """The clips of a run: its recordings, speech synthesised for its phrase, ambient audio."""
     folders = list(config.data_dir)
     if config.wake_phrase:
-        key = hash_of([config.wake_phrase, asdict(config.synthesis)])[:16]
+        key = hash_of([", ".join(config.wake_phrase), asdict(config.synthesis)])[:16]
         folders.append(f"{config.cache_dir}/speech-{key}")
         synthesize(config.wake_phrase, folders[-1], config.synthesis)
     corpus = read_corpus(folders, config.corpus)

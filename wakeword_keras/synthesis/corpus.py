@@ -14,7 +14,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from wakeword_keras.synthesis.lines import (
     SIMILAR,
     SPEECH,
     Line,
+    Phrase,
     Script,
     alone,
     in_carrier,
@@ -42,7 +43,7 @@ from wakeword_keras.synthesis.lines import (
     similar_line,
     speech_line,
     spoken,
-    without_phrase,
+    without_phrases,
     write_script,
 )
 from wakeword_keras.synthesis.voices import SHARES
@@ -69,8 +70,8 @@ class SynthesisConfig:
             of many; without any, the voice that pip brings.
         voices: voices of each engine at most, 3 or more; espeak and kokoro have 640, piper has as
             many as its files have speakers. Where speakers are few, each has several accents.
-        positives: clips of the wake phrase over all splits, at least 3 as for all counts.
-        similar: clips that sound like it.
+        positives: clips of each wake phrase over all splits, at least 3 as for all counts.
+        similar: clips that sound like one of them.
         speech: clips of other words and sentences.
         noise: clips' worth of noise, in recordings of up to 8 clips.
         silence: clips of next to nothing.
@@ -191,11 +192,13 @@ def _clip(studio: _Studio, audio: Signal, start: int, end: int) -> Signal:
     return noise_signals.to_dbfs(clip, level, _PEAK) + floor
 
 
-def _positive(studio: _Studio, voice: str) -> Signal:
-    """A clip with all of the phrase; said again, with another carrier, where it does not fit."""
-    phrase, config = studio.script.phrase, studio.config
+def _positive(studio: _Studio, voice: str, phrase: str) -> Signal:
+    """A clip with all of a phrase; said again, with another carrier, where it does not fit."""
+    config = studio.config
+    others = [other.text for other in studio.script.phrases if other.text != phrase]
     for _ in range(_TAKES):
-        audio, start, end = _speak(studio, voice, in_carrier(studio.rng, phrase))
+        line = without_phrases(studio.tts, others, voice, lambda: in_carrier(studio.rng, phrase))
+        audio, start, end = _speak(studio, voice, line)
         if end == start:
             raise InputError(f"the voice {voice} has no sound for {phrase!r}: leave the voice out")
         if end - start <= config.clip_samples:
@@ -207,16 +210,18 @@ def _positive(studio: _Studio, voice: str) -> Signal:
     )
 
 
-def _similar(studio: _Studio, voice: str) -> Signal:
-    rng, script = studio.rng, studio.script
-    line = without_phrase(studio.tts, script.phrase, voice, lambda: similar_line(rng, script))
+def _similar(studio: _Studio, voice: str, phrase: Phrase) -> Signal:
+    line = _negative_line(studio, voice, lambda: similar_line(studio.rng, phrase))
     return _clip(studio, *_speak(studio, voice, line))
 
 
 def _other_speech(studio: _Studio, voice: str) -> tuple[Signal, int, int]:
-    rng, script = studio.rng, studio.script
-    line = without_phrase(studio.tts, script.phrase, voice, lambda: speech_line(rng, script))
+    line = _negative_line(studio, voice, lambda: speech_line(studio.rng, studio.script))
     return _speak(studio, voice, line)
+
+
+def _negative_line(studio: _Studio, voice: str, draw: Callable[[], Line]) -> Line:
+    return without_phrases(studio.tts, [p.text for p in studio.script.phrases], voice, draw)
 
 
 def _babble(studio: _Studio, voices: tuple[str, ...], samples: int) -> Signal:
@@ -256,16 +261,19 @@ def _silence(studio: _Studio, split: str, index: int) -> Signal:
 # ---- the corpus
 
 
-def _clips(studio: _Studio, label: str) -> Iterator[tuple[str, str, str, Signal]]:
+def _clips(studio: _Studio) -> Iterator[tuple[str, str, str, Signal]]:
     """Label, speaker, split and signal of every file; noise in recordings of several clips."""
-    config = studio.config
+    config, phrases = studio.config, studio.script.phrases
     for split, voices in studio.script.voices.items():
         counts = {kind: _split_counts(count)[split] for kind, count in config.counts.items()}
         # Neighbouring clips come from one voice's neighbours, so that all voices get their turn.
-        for i in range(counts["positives"]):
-            yield label, voices[i % len(voices)], split, _positive(studio, voices[i % len(voices)])
+        for phrase in phrases:
+            for i in range(counts["positives"]):
+                voice = voices[i % len(voices)]
+                yield phrase_label(phrase.text), voice, split, _positive(studio, voice, phrase.text)
         for i in range(counts["similar"]):
-            yield SIMILAR, voices[i % len(voices)], split, _similar(studio, voices[i % len(voices)])
+            voice = voices[i % len(voices)]
+            yield SIMILAR, voice, split, _similar(studio, voice, phrases[i % len(phrases)])
         for i in range(counts["speech"]):
             voice = voices[i % len(voices)]
             yield SPEECH, voice, split, _clip(studio, *_other_speech(studio, voice))
@@ -277,13 +285,14 @@ def _clips(studio: _Studio, label: str) -> Iterator[tuple[str, str, str, Signal]
             yield SILENCE, f"silence-{split}-{i}", split, _silence(studio, split, i)
 
 
-def _record(studio: _Studio, label: str, folder: Path) -> None:
+def _record(studio: _Studio, folder: Path) -> None:
     """Writes the clips, and the manifest once all of them are there."""
     rows = []
     total = sum(studio.config.counts.values())
+    total += (len(studio.script.phrases) - 1) * studio.config.positives
     numbers: Counter[str] = Counter()
     with tqdm(total=total, desc="synthesis", unit="clip", disable=None) as progress:
-        for kind, speaker, split, signal in _clips(studio, label):
+        for kind, speaker, split, signal in _clips(studio):
             path = Path(kind) / f"{speaker}_{numbers[kind]:05d}.{_FORMAT}"
             numbers[kind] += 1
             (folder / kind).mkdir(exist_ok=True)
@@ -295,27 +304,31 @@ def _record(studio: _Studio, label: str, folder: Path) -> None:
         csv.writer(file).writerows([("path", "label", "speaker", "split"), *rows])
 
 
-def _recipe(phrase: str, config: SynthesisConfig, engines: dict[str, Engine]) -> dict[str, object]:
+def _recipe(
+    phrases: Sequence[str], config: SynthesisConfig, engines: dict[str, Engine]
+) -> dict[str, object]:
     """What a corpus is made of, as JSON holds it."""
     return {
         "version": _VERSION,
-        "phrase": phrase,
+        "phrase": ", ".join(phrases),
         "config": json.loads(json.dumps(dataclasses.asdict(config))),
         "engines": {name: engine.version for name, engine in engines.items()},
     }
 
 
-def _facts(tts: Espeak, script: Script, label: str, config: SynthesisConfig) -> dict[str, object]:
-    def with_distances(phrases: tuple[tuple[str, float], ...]) -> list[dict[str, object]]:
+def _facts(tts: Espeak, script: Script, config: SynthesisConfig) -> dict[str, object]:
+    def with_distances(phrases: Iterable[tuple[str, float]]) -> list[dict[str, object]]:
         return [{"text": text, "distance": round(d, 3)} for text, d in phrases]
 
+    texts = [phrase.text for phrase in script.phrases]
+
     return {
-        "label": label,
-        "phonemes": " ".join(tts.phonemes(script.phrase)),
+        "label": ", ".join(map(phrase_label, texts)),
+        "phonemes": ", ".join(" ".join(tts.phonemes(text)) for text in texts),
         "clips": _clip_counts(config),
         "voices": script.voices,
-        "parts": with_distances(script.parts),
-        "similar": with_distances(script.near),
+        "parts": with_distances(part for phrase in script.phrases for part in phrase.parts),
+        "similar": with_distances(near for phrase in script.phrases for near in phrase.near),
     }
 
 
@@ -353,47 +366,52 @@ def _check_replaceable(folder: Path) -> None:
         )
 
 
-def synthesize(phrase: str, out_dir: str, config: SynthesisConfig = SynthesisConfig()) -> str:
-    """Makes a corpus for a wake phrase, or finds it made already.
+def synthesize(
+    phrases: Sequence[str], out_dir: str, config: SynthesisConfig = SynthesisConfig()
+) -> tuple[str, ...]:
+    """Makes a corpus for wake phrases, or finds it made already.
 
     The corpus is built beside `out_dir` and moved there when it is complete (see `files`); one that
     is damaged is made again, another one of this function at `out_dir` replaced. It has
     `manifest.csv` (path, label, speaker, split), a folder of clips per label (mono 16 kHz 16 bit)
-    and `synthesis.json`: config, engines, counts, voices, the phrase's phonemes and the similar
-    phrases with their distances (see `phonetics`). What neural engines say is kept in `utterances`
-    beside it, for other corpora and for a synthesis that was killed.
+    and `synthesis.json`: config, engines, counts, voices, the phrases' phonemes and the similar
+    phrases with their distances (see `phonetics`). No clip has the sounds of a phrase that is not
+    its label. What neural engines say is kept in `utterances` beside it, for other corpora and for
+    a synthesis that was killed.
 
     Args:
-        phrase: the wake phrase in English, "hey jarvis".
+        phrases: one or more wake phrases in English, ["hey jarvis", "ok nova"].
         out_dir: folder to make.
         config: what to synthesise; the same config gives the same bytes.
 
     Returns:
-        Label of the positives, "hey_jarvis".
+        Labels of the positives, ("hey_jarvis", "ok_nova").
 
     Raises:
-        InputError: nothing to pronounce, a phrase longer than a clip, a folder with something else
-            in it, or an engine that is not installed or has too few speakers.
+        InputError: nothing to pronounce, a phrase longer than a clip or within another, a folder
+            with something else in it, or an engine that is not installed or has too few speakers.
     """
-    words, label, folder = spoken(phrase), phrase_label(phrase), Path(out_dir)
+    texts, labels = tuple(map(spoken, phrases)), tuple(map(phrase_label, phrases))
+    folder = Path(out_dir)
     tts = Espeak(config.seed)
     kept_dir = folder.with_name("utterances")
     engines = open_engines(config.engines, tts, config.piper_voices, kept_dir)
-    recipe = _recipe(words, config, engines)
+    recipe = _recipe(texts, config, engines)
     if _is_finished(folder, recipe):
-        return label
+        return labels
     _check_replaceable(folder)
     cast = assign(engines, config.voices, config.seed)
-    script = write_script(tts, words, cast.voices)
+    script = write_script(tts, texts, cast.voices)
     if "espeak" in engines:
-        _check_clip_length(tts, phrase, cast.voices_of(engines["espeak"]), config)
+        for text in texts:
+            _check_clip_length(tts, text, cast.voices_of(engines["espeak"]), config)
 
     def write(partial: Path) -> None:
         rng = np.random.default_rng(config.seed)
-        _record(_Studio(tts, cast, rng, config, script), label, partial)
-        facts = recipe | _facts(tts, script, label, config)
+        _record(_Studio(tts, cast, rng, config, script), partial)
+        facts = recipe | _facts(tts, script, config)
         content = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
         (partial / "synthesis.json").write_text(content, "utf-8")
 
     files.build_folder(folder, write, lambda path: _is_finished(path, recipe))
-    return label
+    return labels

@@ -5,7 +5,7 @@ import itertools
 import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,21 +49,32 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Phrase:
+    """A wake phrase, and what sounds like it but like no wake phrase.
+
+    Attributes:
+        text: words and spaces only.
+        near: words and pairs of words that sound like it, and their phoneme distance to it in
+            the first of `ACCENTS`.
+        parts: its words alone and swapped (of one word, its halves), and their distance.
+    """
+
+    text: str
+    near: tuple[tuple[str, float], ...]
+    parts: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
 class Script:
     """What is said, by whom: fixed before the first clip is made.
 
     Attributes:
-        phrase: the wake phrase, words and spaces only.
-        near: words and pairs of words that sound like it, and their phoneme distance to it in
-            the first of `ACCENTS`.
-        parts: its words alone and swapped (of one word, its halves), and their distance.
+        phrases: the wake phrases.
         words: words and short phrases for other speech.
         voices: voices of each split.
     """
 
-    phrase: str
-    near: tuple[tuple[str, float], ...]
-    parts: tuple[tuple[str, float], ...]
+    phrases: tuple[Phrase, ...]
     words: tuple[str, ...]
     voices: dict[str, tuple[str, ...]]
 
@@ -122,33 +133,59 @@ def _parts(tts: Espeak, phrase: str) -> dict[str, phonetics.Symbols]:
     }
 
 
-def write_script(tts: Espeak, phrase: str, voices: dict[str, tuple[str, ...]]) -> Script:
-    """Finds what to say beside a phrase.
+def write_script(tts: Espeak, phrases: Sequence[str], voices: dict[str, tuple[str, ...]]) -> Script:
+    """Finds what to say beside wake phrases.
 
     Args:
         tts: for the phonemes.
-        phrase: as `spoken` returns it.
+        phrases: as `spoken` returns them.
         voices: of each split, as `choose_voices` returns them.
+
+    Raises:
+        InputError: one of the phrases sounds like a part of another.
     """
+    _refuse_phrases_within_others(tts, phrases)
 
     def sounds(text: str) -> phonetics.Symbols:
         return phonetics.symbols(tts.phonemes(text, ACCENTS[0]))
 
-    target = sounds(phrase)
+    targets = [sounds(phrase) for phrase in phrases]
+
+    def far(symbols: phonetics.Symbols) -> bool:
+        return all(phonetics.distance(symbols, target) >= _LEAST_DISTANCE for target in targets)
+
     listed = importlib.resources.files(__package__).joinpath("words.txt").read_text("utf-8")
-    lexicon = {text: sounds(text) for text in listed.splitlines() + phrase.split()}
+    lexicon = {text: sounds(text) for text in listed.splitlines() + " ".join(phrases).split()}
     words = {text: symbols for text, symbols in lexicon.items() if " " not in text}
-    found = phonetics.nearest(target, words, 2 * _SIMILAR_PHRASES, at_least=_LEAST_DISTANCE)
-    # espeak may say a pair otherwise than its words alone ("a").
-    near = sorted((phonetics.distance(sounds(text), target), text) for text, _ in found)
-    parts = {text: phonetics.distance(part, target) for text, part in _parts(tts, phrase).items()}
+
+    def beside(phrase: str, target: phonetics.Symbols) -> Phrase:
+        found = phonetics.nearest(target, words, 2 * _SIMILAR_PHRASES, at_least=_LEAST_DISTANCE)
+        # espeak may say a pair otherwise than its words alone ("a").
+        near = {text: sounds(text) for text, _ in found}
+        by_distance = sorted((phonetics.distance(s, target), t) for t, s in near.items() if far(s))
+        parts = {text: part for text, part in _parts(tts, phrase).items() if far(part)}
+        return Phrase(
+            phrase,
+            tuple((text, d) for d, text in by_distance)[:_SIMILAR_PHRASES],
+            tuple((text, phonetics.distance(part, target)) for text, part in parts.items()),
+        )
+
     return Script(
-        phrase,
-        tuple((text, d) for d, text in near if d >= _LEAST_DISTANCE)[:_SIMILAR_PHRASES],
-        tuple((text, d) for text, d in parts.items() if d >= _LEAST_DISTANCE),
-        tuple(t for t, s in lexicon.items() if phonetics.distance(s, target) >= _LEAST_DISTANCE),
+        tuple(beside(phrase, target) for phrase, target in zip(phrases, targets, strict=True)),
+        tuple(text for text, symbols in lexicon.items() if far(symbols)),
         voices,
     )
+
+
+def _refuse_phrases_within_others(tts: Espeak, phrases: Sequence[str]) -> None:
+    for part, whole in itertools.permutations(phrases, 2):
+        for accent in ACCENTS:
+            sounds = [phonetics.symbols(tts.phonemes(text, accent)) for text in (part, whole)]
+            if phonetics.contains(sounds[1], sounds[0]):
+                raise InputError(
+                    f"`wake_phrase`: {part!r} sounds like a part or all of {whole!r} and would be "
+                    "detected wherever that is said: give phrases without each other's sounds"
+                )
 
 
 def in_carrier(rng: np.random.Generator, text: str) -> Line:
@@ -160,11 +197,11 @@ def in_carrier(rng: np.random.Generator, text: str) -> Line:
     return Line(before + text + after, len(before), len(before) + len(text), RATES_WPM[0])
 
 
-def similar_line(rng: np.random.Generator, script: Script) -> Line:
+def similar_line(rng: np.random.Generator, phrase: Phrase) -> Line:
     """A part of the phrase or one that sounds like it, said as the phrase is."""
     # The parts are few and certain to reach the device; the others are many.
-    take_part = not script.near or (script.parts and rng.random() < 0.3)
-    texts = script.parts if take_part else script.near
+    take_part = not phrase.near or (phrase.parts and rng.random() < 0.3)
+    texts = phrase.parts if take_part else phrase.near
     return in_carrier(rng, texts[rng.integers(len(texts))][0])
 
 
@@ -181,22 +218,25 @@ def speech_line(rng: np.random.Generator, script: Script) -> Line:
     return Line(text, 0, len(text), RATES_WPM[0])
 
 
-def without_phrase(tts: Espeak, phrase: str, voice: str, draw: Callable[[], Line]) -> Line:
-    """Draws until a line does not have the phrase's sounds in it, in the voice's accent.
+def without_phrases(
+    tts: Espeak, phrases: Sequence[str], voice: str, draw: Callable[[], Line]
+) -> Line:
+    """Draws until a line has none of the phrases' sounds in it, in the voice's accent.
 
     Accents differ: where "h" is dropped, "say jarvis" ends in all of "hey jarvis".
 
     Raises:
-        InputError: the phrase is so short that all speech seems to have it.
+        InputError: a phrase is so short that all speech seems to have it.
     """
     accent = voice.split("+")[0]
-    target = phonetics.symbols(tts.phonemes(phrase, accent))
+    targets = {phrase: phonetics.symbols(tts.phonemes(phrase, accent)) for phrase in phrases}
     for _ in range(100):
         line = draw()
         sounds = phonetics.symbols(tts.phonemes(line.text, accent))
-        if not phonetics.contains(sounds, target):
+        within = [phrase for phrase in phrases if phonetics.contains(sounds, targets[phrase])]
+        if not within:
             return line
     raise InputError(
-        f"`wake_phrase`={phrase!r} is too short to be told from other speech; "
+        f"`wake_phrase`={within[0]!r} is too short to be told from other speech; "
         "take a longer one, best of three syllables or more"
     )
