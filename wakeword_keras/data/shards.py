@@ -30,6 +30,7 @@ from wakeword_keras.names import GROUPS, NOISE, SPLITS, TRAIN
 CONDITIONS = ("cold", "warm")
 CLIPS_PER_SHARD = 1024
 WARM_MS = 1000
+AFTER_MS = 500  # in a stream a wake word has to be detected by then after its clip's end
 BACKGROUND_STRETCHES = 512  # about 25 minutes of noise: variety enough, and under 50 MB
 _FEATURES = "features.npy"
 _LAYOUT = 2  # raise when the files' layout changes, so that old caches are not read

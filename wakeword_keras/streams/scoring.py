@@ -19,9 +19,10 @@ from tqdm import tqdm
 from wakeword_keras.affine import Affine
 from wakeword_keras.audio import audio_file
 from wakeword_keras.audio.features import FrontendConfig
+from wakeword_keras.data import ambient
 from wakeword_keras.data.clips import ClipInfo
 from wakeword_keras.data.corpus import Clip
-from wakeword_keras.data.shards import WARM_MS, Shards, in_noise, read_audio
+from wakeword_keras.data.shards import AFTER_MS, WARM_MS, Shards, in_noise, read_audio
 from wakeword_keras.errors import InputError
 from wakeword_keras.metrics import stream_rule
 from wakeword_keras.metrics.stream_rule import StreamConfig
@@ -30,7 +31,6 @@ from wakeword_keras.tflite import flatbuffer
 from wakeword_keras.tflite.interpreter import device_kernels
 from wakeword_keras.tflite.scorers import Scorer, tflite_scorer
 
-AFTER_MS = 500  # a wake word has to be detected by then after its clip's end
 SLACK_LSB = 4.0
 Logits = list[NDArray[np.float32]]
 Masks = list[NDArray[np.bool_]]
@@ -148,11 +148,7 @@ def split_audio(shards: Shards, streams: Iterable[Clip], split: str) -> SplitAud
     Raises:
       InputError: there are no wake words or no streams.
     """
-    by_speaker: dict[str, list[Clip]] = {}
-    for piece in streams:
-        if piece.split == split:
-            by_speaker.setdefault(piece.speaker, []).append(piece)
-    found = SplitAudio(shards, split, tuple(tuple(pieces) for pieces in by_speaker.values()))
+    found = SplitAudio(shards, split, ambient.of_split(streams, split))
     if not found.positives:
         raise InputError(f"the {split} split has no wake word to miss: add recordings or speakers")
     if not found.hours:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from wakeword_keras.errors import InputError
 from wakeword_keras.metrics import detection
-from wakeword_keras.names import GROUPS
+from wakeword_keras.names import EXAMPLES
 
 # Ranking a few hundred positives tells no finer differences of AUC apart.
 AUC_TIE = 1e-4
@@ -32,7 +32,7 @@ COLUMNS = (
     "seconds",
     "hardest_tenth_weight",
     "hardest_tenth_weight_ce",
-    *(f"share_{group}" for group in GROUPS),
+    *(f"share_{group}" for group in EXAMPLES),
     "logit_error",
 )
 
@@ -309,6 +309,6 @@ def _described(logs: dict[str, float]) -> str:
     if "hardest_tenth_weight" in logs:
         parts.append(f"hardest tenth weighs {logs['hardest_tenth_weight']:.1f}x")
     shares = [
-        f"{group} {logs[f'share_{group}']:.0%}" for group in GROUPS if f"share_{group}" in logs
+        f"{group} {logs[f'share_{group}']:.0%}" for group in EXAMPLES if logs.get(f"share_{group}")
     ]
     return "  ".join(parts + ([f"loss from {', '.join(shares)}"] if shares else []))

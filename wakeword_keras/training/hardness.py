@@ -6,7 +6,7 @@ Measured on the training batches themselves, from logits that the step has compu
 import tensorflow as tf
 import tf_keras as keras
 
-from wakeword_keras.names import GROUPS
+from wakeword_keras.names import EXAMPLES
 from wakeword_keras.training.losses import focal_weight
 
 _BINS = 512
@@ -28,7 +28,7 @@ class LossWeighting(keras.metrics.Metric):
         self._gamma = gamma
         self._count = self.add_weight("count", (_BINS,), initializer="zeros")
         self._weight = self.add_weight("weight", (_BINS,), initializer="zeros")
-        self._loss = self.add_weight("loss", (len(GROUPS),), initializer="zeros")
+        self._loss = self.add_weight("loss", (len(EXAMPLES),), initializer="zeros")
 
     def update_state(
         self,
@@ -44,7 +44,7 @@ class LossWeighting(keras.metrics.Metric):
         self._count.assign_add(tf.math.unsorted_segment_sum(tf.ones_like(weight), bins, _BINS))
         self._weight.assign_add(tf.math.unsorted_segment_sum(weight, bins, _BINS))
         if groups is not None:
-            self._loss.assign_add(tf.math.unsorted_segment_sum(losses, groups, len(GROUPS)))
+            self._loss.assign_add(tf.math.unsorted_segment_sum(losses, groups, len(EXAMPLES)))
 
     def reset_state(self) -> None:
         """Start a new epoch."""
@@ -67,5 +67,5 @@ class LossWeighting(keras.metrics.Metric):
         return {
             "hardest_tenth_weight": ratio(self._weight),
             "hardest_tenth_weight_ce": ratio(self._count),  # cross-entropy weighs each with 1
-            **{f"share_{group}": share for group, share in zip(GROUPS, shares, strict=True)},
+            **{f"share_{group}": share for group, share in zip(EXAMPLES, shares, strict=True)},
         }

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.audio.features import FrontendConfig
-from wakeword_keras.data.clips import ClipFeatures
+from wakeword_keras.data.clips import ClipFeatures, targets_of
 from wakeword_keras.data.shards import Shards
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import TRAIN
 from wakeword_keras.training import batches, callbacks
 from wakeword_keras.training.losses import FocalLoss, prior_bias
+from wakeword_keras.training.negatives import Negatives
 from wakeword_keras.training.trainer import MonitoredModel
 
 
@@ -99,6 +100,18 @@ class TrainingData:
     config: batches.DataConfig
     seed: int
     impulse_responses: NDArray[np.float32] | None = None
+    negatives: Negatives | None = None
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return batches.steps_per_epoch(self.shards, self.config, self.negatives)
+
+    def targets(self) -> NDArray[np.int32]:
+        """int32 [examples], in the shares of a batch: index of the wake word, -1 for none."""
+        others = batches.negatives_in_epoch(self.shards, self.config, self.negatives)
+        clips = targets_of(self.shards.clips[TRAIN])
+        return np.concatenate([clips, np.full(others, -1, np.int32)])
 
 
 @dataclass(frozen=True)
@@ -112,11 +125,11 @@ class Schedule:
 
 
 def set_prior_bias(model: keras.Model, targets: np.ndarray, wake_words: int) -> None:
-    """Start each logit at the log-odds of its wake word among the training clips.
+    """Start each logit at the log-odds of its wake word among the training examples.
 
     Args:
       model: functional model whose last layer is a Dense with bias.
-      targets: int [clips], index of the wake word, -1 for none.
+      targets: int [examples], index of the wake word, -1 for none.
       wake_words: number of logits.
     """
     shares = [(np.sum(targets == word) + 1) / (len(targets) + 2) for word in range(wake_words)]
@@ -140,11 +153,8 @@ def train(
       directory: takes checkpoints, history.csv, best weights and TensorBoard logs. A training that
         was interrupted goes on from its last whole epoch.
     """
-    clips = data.shards.clips[TRAIN]
     if config.prior_bias:
-        set_prior_bias(
-            model, np.asarray([clip.target for clip in clips]), len(data.shards.wake_words)
-        )
+        set_prior_bias(model, data.targets(), len(data.shards.wake_words))
     schedule = Schedule(config.epochs, config.learning_rate, config.weight_decay, config.patience)
     fit(model, data, loss, schedule, directory)
 
@@ -166,7 +176,7 @@ def fit(
     """
     directory.mkdir(parents=True, exist_ok=True)
     forward = forward or model
-    steps = batches.steps_per_epoch(data.shards, data.config)
+    steps = data.steps
     optimizer = _optimizer(schedule, steps)
     resume = callbacks.Resume(directory / "checkpoints", model, optimizer)
     first_epoch = resume.restore()
@@ -213,6 +223,7 @@ def _stream(data: TrainingData, loss: LossConfig, start: int, end: int) -> tf.da
         start,
         end,
         data.impulse_responses,
+        data.negatives,
     )
     return stream.map(_class_weighted(data)) if loss.class_weights else stream
 
@@ -230,8 +241,7 @@ def _optimizer(schedule: Schedule, steps: int) -> keras.optimizers.Optimizer:
 
 def _class_weighted(data: TrainingData) -> Callable:
     """A map over batches: positives and negatives get weights that sum to the same."""
-    targets = np.asarray([clip.target for clip in data.shards.clips[TRAIN]])
-    positive_share = float(np.mean(targets >= 0))
+    positive_share = float(np.mean(data.targets() >= 0))
 
     def weigh(features, labels, weights, groups):
         positive = tf.reduce_max(labels, axis=-1)
