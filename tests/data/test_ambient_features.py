@@ -153,7 +153,11 @@ def test_memory_does_not_grow_with_the_hours(tmp_path):
 
 
 def test_shares_out_of_range_name_their_flag():
-    with pytest.raises(InputError, match="`ambient_share`=1"):
-        AmbientConfig(ambient_share=1.0)
+    with pytest.raises(InputError, match=r"`ambient_share`=0\.5 `hard_share`=0\.5"):
+        AmbientConfig(ambient_share=0.5, hard_share=0.5)
+    with pytest.raises(InputError, match="`listen_every`=0"):
+        AmbientConfig(listen_every=0)
+    with pytest.raises(InputError, match="`listen_hours`=0"):
+        AmbientConfig(listen_hours=0)
     with pytest.raises(InputError, match="`ambient_passes`=0"):
         AmbientConfig(ambient_passes=0)

@@ -1,14 +1,18 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.data.ambient_features import AmbientConfig, FeatureStreams, Windows
+from wakeword_keras.data.shards import split_features
 from wakeword_keras.names import EXAMPLES, STREAM
 from wakeword_keras.training import batches
+from wakeword_keras.training.hard_negatives import Pools
 from wakeword_keras.training.negatives import Negatives
 
+NO_POOLS = Pools(Path("nowhere.json"))
 PLAIN = AugmentConfig(time_masks=0, frequency_masks=0)
 
 
@@ -21,13 +25,22 @@ def negatives(training_data):
     frames = training_data.frontend.num_frames(training_data.shards.clip_samples)
     part = FeatureStreams(values, bounds, "numbered", (), bounds[:, 0])
     windows = Windows([part], frames, training_data.frontend)
-    return Negatives(windows, AmbientConfig(ambient_share=0.375))
+    clips = split_features(training_data.shards, "train", training_data.frontend, "warm")
+    return Negatives(windows, clips, AmbientConfig(ambient_share=0.375, hard_share=0.0))
 
 
 def stream(data, negatives, seed=1, first_epoch=0, epochs=3, batch=16):
     config = dataclasses.replace(data.config, batch=batch)
     made = batches.training_batches(
-        data.shards, data.frontend, PLAIN, config, seed, first_epoch, epochs, None, negatives
+        data.shards,
+        data.frontend,
+        PLAIN,
+        config,
+        seed,
+        first_epoch,
+        epochs,
+        negatives=negatives,
+        pools=NO_POOLS,
     )
     return list(made.as_numpy_iterator())
 
@@ -51,7 +64,7 @@ def test_a_batch_holds_the_stated_share_of_windows_and_an_epoch_every_clip(
 def test_windows_come_from_everywhere_uniformly_over_time(negatives):
     frames = negatives.windows.frames
     starts = np.concatenate(
-        [negatives.batch(1, step, 64, 1)[0][:, 0, 0] for step in range(1000)]
+        [negatives.batch(NO_POOLS, 1, step, 64, 1)[0][:, 0, 0] for step in range(1000)]
     ).astype(int)
     possible = np.concatenate([np.arange(0, 301 - frames), np.arange(340, 1001 - frames)])
     assert set(possible) == set(starts)
@@ -75,14 +88,15 @@ def test_a_resumed_run_sees_the_same_batches_to_the_byte(training_data, negative
 def test_windows_are_masked_like_clips(training_data, negatives):
     masked = AugmentConfig(time_masks=1, time_mask_frames=20, frequency_masks=0)
     config = dataclasses.replace(training_data.config, batch=16)
-    args = (training_data.shards, training_data.frontend, masked, config, 1, 0, 1, None, negatives)
-    features, _, _, groups = next(batches.training_batches(*args).as_numpy_iterator())
+    args = (training_data.shards, training_data.frontend, masked, config, 1, 0, 1, None)
+    made = batches.training_batches(*args, negatives, NO_POOLS)
+    features, _, _, groups = next(made.as_numpy_iterator())
     windows = features[groups == EXAMPLES.index(STREAM)][:, :, 0]
     assert (windows == 0).sum() > 10
 
 
 def test_without_a_share_batches_are_those_of_clips_alone(training_data, negatives):
-    none = dataclasses.replace(negatives, config=AmbientConfig(ambient_share=0.0))
+    none = dataclasses.replace(negatives, config=AmbientConfig(ambient_share=0.0, hard_share=0.0))
     for some, others in zip(stream(training_data, none), stream(training_data, None), strict=True):
         for a, b in zip(some, others, strict=True):
             np.testing.assert_array_equal(a, b)

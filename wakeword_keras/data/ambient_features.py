@@ -30,24 +30,43 @@ class AmbientConfig:
     """How ambient audio trains.
 
     Attributes:
-      ambient_share: share of each batch that is windows from anywhere in ambient audio, 0 to below
-        1; an epoch has as many more batches as it takes to hold every clip once.
+      ambient_share: share of each batch that is windows from anywhere in ambient audio; an epoch
+        has as many more batches as it takes to hold every clip once.
+      hard_share: share of each batch that is hard negatives, windows of ambient audio and clips
+        that came nearest to firing; with ambient_share 0 to below 1.
+      hard_windows: windows and clips in the pool that hard negatives are drawn from, half of each.
+      listen_every: epochs from one time that the model listens to the next: to training streams for
+        hard negatives, and to validation streams for recall, by which the best epoch is chosen.
+      listen_hours: hours of training streams that it hears each time at most; others come in turn.
       ambient_passes: times that the training part of ambient_dir is there: as it was recorded, and
         in the noise, rooms and levels of augmentation, drawn anew for each further time.
     """
 
-    ambient_share: float = 0.5
+    ambient_share: float = 0.4
     ambient_passes: int = 2
+    hard_share: float = 0.1
+    hard_windows: int = 512
+    listen_every: int = 4
+    listen_hours: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ambient_share < 1:
-            raise InputError(f"`ambient_share`={self.ambient_share:g}: must be 0 to below 1")
-        if self.ambient_passes < 1:
-            raise InputError(f"`ambient_passes`={self.ambient_passes}: must be at least 1")
+        shares = self.ambient_share, self.hard_share
+        if not (min(shares) >= 0 and sum(shares) < 1):
+            raise InputError(
+                f"`ambient_share`={shares[0]:g} `hard_share`={shares[1]:g}: neither may be "
+                "negative, and together they must stay below 1"
+            )
+        for name, least in (("ambient_passes", 1), ("hard_windows", 2), ("listen_every", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"`{name}`={getattr(self, name)}: must be at least {least}")
+        if not self.listen_hours > 0:
+            raise InputError(f"`listen_hours`={self.listen_hours:g}: must be above 0")
 
-    def windows(self, batch: int) -> int:
-        """Windows of ambient audio in a batch of so many examples; at least one is a clip."""
-        return min(round(self.ambient_share * batch), batch - 1)
+    def examples(self, batch: int) -> tuple[int, int]:
+        """Windows from anywhere and hard negatives in a batch; at least one example is a clip."""
+        both = min(round((self.ambient_share + self.hard_share) * batch), batch - 1)
+        hard = min(round(self.hard_share * batch), both)
+        return both - hard, hard
 
 
 @dataclass(frozen=True)
@@ -134,6 +153,11 @@ class Windows:
             part, first = self._find(number)
             row[:] = part.read(first, self.frames)
         return found
+
+    def near(self, number: int, offset: int) -> int:
+        """The window so many frames later (earlier if negative), within the same stream."""
+        stream = int(np.searchsorted(self.edges, number, side="right")) - 1
+        return min(max(number + offset, int(self.edges[stream])), int(self.edges[stream + 1]) - 1)
 
     def place(self, number: int) -> Place:
         """Where a window ends."""

@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,10 @@ from wakeword_keras import labels, models
 from wakeword_keras.audio.audio_file import fingerprint
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.audio.features import FrontendConfig, compute
-from wakeword_keras.data import ambient, ambient_passes, feature_sets
-from wakeword_keras.data.ambient_features import AmbientConfig, FeatureStreams, Windows
+from wakeword_keras.data import ambient, feature_sets
+from wakeword_keras.data.ambient_features import AmbientConfig
 from wakeword_keras.data.clips import ClipFeatures
-from wakeword_keras.data.corpus import Clip, Corpus, CorpusConfig, read_corpus
+from wakeword_keras.data.corpus import Corpus, CorpusConfig, read_corpus
 from wakeword_keras.data.recordings import list_impulse_responses
 from wakeword_keras.data.shards import (
     CONDITIONS,
@@ -53,7 +53,7 @@ from wakeword_keras.names import (
 from wakeword_keras.onnx import translate
 from wakeword_keras.quantization import calibration, fake_quantize, finetuning
 from wakeword_keras.report import report
-from wakeword_keras.run import esphome_target, input_files
+from wakeword_keras.run import ambient_audio, esphome_target, input_files
 from wakeword_keras.run.directory import RunDirectory, hash_of
 from wakeword_keras.synthesis.corpus import SynthesisConfig, synthesize
 from wakeword_keras.synthesis.lines import SIMILAR, SPEECH
@@ -139,11 +139,11 @@ class RunConfig:
         budget = self.max_false_accepts_per_hour
         if not 0 < budget < math.inf:
             raise InputError(f"`max_false_accepts_per_hour`={budget:g}: must be above 0")
-        in_batch = self.data.batch - self.ambient.windows(self.data.batch)
+        in_batch = self.data.batch - sum(self.ambient.examples(self.data.batch))
         if (self.ambient_dir or self.ambient_feature_dirs) and self.data.echo > in_batch:
             raise InputError(
                 f"`echo`={self.data.echo}: must be at most the {in_batch} clips that "
-                f"`ambient_share`={self.ambient.ambient_share:g} leaves in a `batch`"
+                "`ambient_share` and `hard_share` leave in a `batch`"
             )
         if self.target not in TARGETS:
             raise InputError(f"`target`={self.target}: choose one of {', '.join(TARGETS)}")
@@ -173,7 +173,7 @@ def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> N
     if run.done("corpus") and not again:
         _check_recordings(run, config)
     shards = _corpus(run, config)
-    negatives = _negatives(run, config, shards)
+    negatives = ambient_audio.negatives(run, config, shards)
     fp32 = _fp32(run, config, shards, negatives)
     calibration_set = _calibration_set(config, shards, negatives)
     qat = _qat(run, config, shards, negatives, fp32, calibration_set)
@@ -206,7 +206,7 @@ def open_finished(config: RunConfig) -> tuple[RunDirectory, Shards, RunModels]:
             f"repeat the command that began it (its settings: {run.path('run.flags')})"
         )
     shards = _corpus(run, config)
-    negatives = _negatives(run, config, shards)
+    negatives = ambient_audio.negatives(run, config, shards)
     fp32 = _fp32(run, config, shards, negatives)
     calibration_set = _calibration_set(config, shards, negatives)
     qat = _qat(run, config, shards, negatives, fp32, calibration_set)
@@ -313,46 +313,8 @@ def gather_corpus(config: RunConfig) -> Corpus:
     return ambient.join(corpus, config.ambient_dir, config.corpus) if config.ambient_dir else corpus
 
 
-def _pieces(run: RunDirectory) -> tuple[list[Clip], dict[str, str]]:
-    """Pieces of ambient recordings of all splits, and the hash of each one's file by clip id."""
-    recorded = json.loads(run.path("streams.json").read_text())
-    return [Clip(**piece) for piece in recorded["pieces"]], recorded["contents"]
-
-
-def _negatives(run: RunDirectory, config: RunConfig, shards: Shards) -> Negatives | None:
-    """Ambient audio that trains: each pass over its recordings, then features of others."""
-    parts = _training_streams(run, config, shards) if config.ambient_dir else []
-    for folder in feature_sets.list_sets(config.ambient_feature_dirs):
-        parts.append(feature_sets.open_set(folder, config.frontend))
-    if not parts:
-        return None
-    windows = Windows(parts, config.frontend.num_frames(shards.clip_samples), config.frontend)
-    if not len(windows):
-        raise InputError(
-            f"`ambient_feature_dirs`: every array is shorter than a window of {windows.frames} "
-            "frames: take a smaller `clip_ms`"
-        )
-    return Negatives(windows, config.ambient)
-
-
-def _training_streams(run: RunDirectory, config: RunConfig, shards: Shards) -> list[FeatureStreams]:
-    pieces, contents = _pieces(run)
-    streams = ambient.of_split(pieces, TRAIN)
-    heard = [(p.clip_id, contents[p.clip_id], p.start_s, p.duration_s) for s in streams for p in s]
-    same = (streams, hash_of(heard), config.frontend, config.cache_dir)
-    background = np.load(shards.directory / "background.npy")
-    rooms = read_impulse_responses(config.impulse_response_dir)
-    return [
-        ambient_passes.as_recorded(*same),
-        *(
-            ambient_passes.in_noise(*same, number, config.augment, background, rooms)
-            for number in range(1, config.ambient.ambient_passes)
-        ),
-    ]
-
-
 def _training_data(
-    config: RunConfig, shards: Shards, negatives: Negatives | None
+    run: RunDirectory, config: RunConfig, shards: Shards, negatives: Negatives | None
 ) -> loop.TrainingData:
     validation = tuple(
         split_features(shards, VALIDATION, config.frontend, condition) for condition in CONDITIONS
@@ -366,6 +328,7 @@ def _training_data(
         config.seed,
         read_impulse_responses(config.impulse_response_dir),
         negatives,
+        ambient_audio.validation(run, config, shards),
     )
 
 
@@ -382,7 +345,7 @@ def _train(
     path = run.path("fp32", "model.keras")
     frames = config.frontend.num_frames(shards.clip_samples)
     model = models.build(config.model, frames, config.frontend.channels, len(shards.wake_words))
-    data = _training_data(config, shards, negatives)
+    data = _training_data(run, config, shards, negatives)
     if negatives is not None:
         share = negatives.in_batch(config.data.batch)
         print(
@@ -437,7 +400,8 @@ def _qat(
         run.forget(["calibration"])  # QAT starts from ranges that lie in memory alone
     run.once("calibration", lambda: _calibrate(run, qat, fp32, calibration_set))
     if not run.done("qat"):
-        data = _training_data(config, shards, negatives)
+        data = _training_data(run, config, shards, negatives)
+        data = replace(data, first_pools=run.path("fp32", loop.HARD_NEGATIVES))
         run.once("qat", lambda: _finetune(run, config, data, fp32, qat))
     qat.load_weights(run.path("qat", "model.weights.h5"))
     return qat
@@ -539,7 +503,7 @@ def _export_record(run: RunDirectory) -> dict:
 
 
 def _held_out(run: RunDirectory, config: RunConfig, shards: Shards) -> HeldOut:
-    pieces = _pieces(run)[0] if config.ambient_dir else []
+    pieces = ambient_audio.pieces(run)[0] if config.ambient_dir else []
     return HeldOut(shards, config.frontend, pieces, config.max_false_accepts_per_hour)
 
 

@@ -28,6 +28,7 @@ from wakeword_keras.audio.features import FrontendConfig, graph_features
 from wakeword_keras.data.shards import Shards, parse
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import TRAIN
+from wakeword_keras.training.hard_negatives import Pools
 from wakeword_keras.training.negatives import Negatives
 
 _ENDLESS = 1 << 40
@@ -91,6 +92,7 @@ def training_batches(
     epochs: int,
     impulse_responses: NDArray[np.float32] | None = None,
     negatives: Negatives | None = None,
+    pools: Pools | None = None,
 ) -> tf.data.Dataset:
     """Augmented batches of several epochs in one stream.
 
@@ -102,7 +104,7 @@ def training_batches(
       seed: of shuffling and augmentation.
       first_epoch, epochs: the stream holds epochs `first_epoch` to `epochs - 1`.
       impulse_responses: float32 [responses, taps] of rooms, see `read_impulse_responses`.
-      negatives: ambient audio, if any.
+      negatives: ambient audio, if any; then pools of hard negatives, too.
 
     Returns:
       Dataset of (features float32 [batch, frames, channels], labels float32 [batch, wake_words],
@@ -118,9 +120,9 @@ def training_batches(
 
     def examples(step: int) -> Arrays:
         clips = echoes.batch(step, frames)
-        if negatives is None:
+        if negatives is None or pools is None:
             return clips
-        others = negatives.batch(seed, step, config.batch, len(shards.wake_words))
+        others = negatives.batch(pools, seed, step, config.batch, len(shards.wake_words))
         return tuple(np.concatenate(pair) for pair in zip(clips, others, strict=True))
 
     def batch(step: tf.Tensor) -> tuple:
@@ -139,7 +141,7 @@ def training_batches(
             tf.ensure_shape(groups, [config.batch]),
         )
 
-    return tf.data.Dataset.range(first_step, epochs * steps).map(batch).prefetch(2)
+    return tf.data.Dataset.range(first_step, epochs * steps).map(batch)
 
 
 class _Echoes:

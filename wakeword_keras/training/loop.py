@@ -17,9 +17,13 @@ from wakeword_keras.data.shards import Shards
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import TRAIN
 from wakeword_keras.training import batches, callbacks
+from wakeword_keras.training.hard_negatives import Pools
+from wakeword_keras.training.listening import Listening, ValidationStreams, When
 from wakeword_keras.training.losses import FocalLoss, prior_bias
 from wakeword_keras.training.negatives import Negatives
 from wakeword_keras.training.trainer import MonitoredModel
+
+HARD_NEGATIVES = "hard_negatives.json"
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,11 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Everything a stage trains and validates on."""
+    """Everything a stage trains and validates on.
+
+    With `negatives` the model listens to them and to `streams`; hard ones are drawn from the last
+    pool in `first_pools` until the stage has one of its own.
+    """
 
     shards: Shards
     validation: tuple[ClipFeatures, ...]
@@ -101,6 +109,8 @@ class TrainingData:
     seed: int
     impulse_responses: NDArray[np.float32] | None = None
     negatives: Negatives | None = None
+    streams: ValidationStreams | None = None
+    first_pools: Path | None = None
 
     @property
     def steps(self) -> int:
@@ -182,17 +192,20 @@ def fit(
     first_epoch = resume.restore()
     history = callbacks.HistoryCsv(directory / "history.csv")
     history.keep(first_epoch)
+    pools = Pools(directory / HARD_NEGATIVES, data.first_pools)
+    pools.keep(first_epoch)
     keep_best = callbacks.KeepBest(directory, model, history, patience=schedule.patience)
     if first_epoch < schedule.epochs and not keep_best.exhausted:
         trainer = MonitoredModel(inputs=forward.inputs, outputs=forward.outputs)
         trainer.compile(optimizer, loss.build(), teacher)
         trainer.fit(
-            _stream(data, loss, first_epoch, schedule.epochs),
+            _stream(data, loss, pools, first_epoch, schedule.epochs),
             steps_per_epoch=steps,
             initial_epoch=first_epoch,
             epochs=schedule.epochs,
             callbacks=[
                 _metrics(forward, data, loss),  # first: the others read its logs
+                *_listening(forward, data, pools, schedule.epochs, directory.name),
                 callbacks.ProgressLine(schedule.epochs, steps, directory.name),
                 history,
                 keep_best,
@@ -212,7 +225,18 @@ def _metrics(
     return callbacks.DetectionMetrics(model, features, labels, loss.build())
 
 
-def _stream(data: TrainingData, loss: LossConfig, start: int, end: int) -> tf.data.Dataset:
+def _listening(
+    model: keras.Model, data: TrainingData, pools: Pools, epochs: int, title: str
+) -> list[keras.callbacks.Callback]:
+    if data.negatives is None:
+        return []
+    when = When(epochs, data.steps, data.negatives.config.listen_every)
+    return [Listening(model, data.streams, data.negatives, pools, when, data.seed, title)]
+
+
+def _stream(
+    data: TrainingData, loss: LossConfig, pools: Pools, start: int, end: int
+) -> tf.data.Dataset:
     """Batches of epochs `start` to `end - 1`, weighed by class if the loss asks for it."""
     stream = batches.training_batches(
         data.shards,
@@ -224,8 +248,12 @@ def _stream(data: TrainingData, loss: LossConfig, start: int, end: int) -> tf.da
         end,
         data.impulse_responses,
         data.negatives,
+        pools,
     )
-    return stream.map(_class_weighted(data)) if loss.class_weights else stream
+    if loss.class_weights:
+        stream = stream.map(_class_weighted(data))
+    # Fixed, and far below LAG_STEPS: a pool of hard negatives has to be there for its first batch.
+    return stream.prefetch(2)
 
 
 def _optimizer(schedule: Schedule, steps: int) -> keras.optimizers.Optimizer:
