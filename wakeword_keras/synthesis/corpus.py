@@ -348,10 +348,10 @@ def _record(studio: _Studio, folder: Path) -> None:
             (folder / kind).mkdir(exist_ok=True)
             samples = np.clip(np.rint(signal * 32768), -32768, 32767).astype(np.int16)
             soundfile.write(folder / path, samples, SAMPLE_RATE_HZ)
-            rows.append((path.as_posix(), kind, speaker, split))
+            rows.append((path.as_posix(), kind, speaker, split, 1))
             progress.update(len(samples) // studio.config.clip_samples)
     with open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("path", "label", "speaker", "split"), *rows])
+        csv.writer(file).writerows([("path", "label", "speaker", "split", "synthetic"), *rows])
 
 
 def _recipe(
