@@ -10,7 +10,7 @@ RATE_HZ = 16_000
 
 def room(t60_s=0.3, high_t60_s=None, distance_m=2.0):
     ear = np.array([1.1, 2.3, 1.2])
-    source = ear + [distance_m, 0, 0]
+    source = ear + np.array([distance_m, 0, 0])
     return rooms.Room(np.array([5.0, 4.2, 2.6]), source, ear, t60_s, high_t60_s or t60_s)
 
 

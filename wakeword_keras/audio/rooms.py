@@ -1,4 +1,4 @@
-"""Impulse responses of rooms and microphones, simulated: what speech becomes on its way to a device.
+"""Impulse responses of rooms and microphones, simulated: what becomes of speech on its way.
 
 A box-shaped room mirrors its source in its walls, and the mirror images in theirs (Allen and
 Berkley, "Image method for efficiently simulating small-room acoustics", JASA 1979). Each image

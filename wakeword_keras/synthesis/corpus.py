@@ -50,7 +50,7 @@ from wakeword_keras.synthesis.lines import (
 from wakeword_keras.synthesis.voices import SHARES
 
 _FORMAT = "flac"
-_VERSION = 2  # of the recipe: a corpus of another version is made again
+_VERSION = 3  # of the recipe: a corpus of another version is made again
 _EDGE_MS = 40  # between a whole phrase and the ends of its clip
 _SPEECH_DBFS = (-38.0, -14.0)
 _PEAK = 0.95
