@@ -92,7 +92,7 @@ def test_false_accepts_are_counted_by_the_rule_of_the_detector():
 
 
 def test_where_not_all_can_be_heard_streams_take_turns_until_all_were():
-    tracks = [quiet(60, (300 + 10 * i, 8.0 + 0.1 * i)) for i in range(6)]
+    tracks = [quiet(60, (304 + 10 * i, 8.0 + 0.1 * i)) for i in range(6)]
     tracks = [np.concatenate([track, track]) for track in tracks]
     made = negatives(tracks, listen_hours=4 / 60, listen_every=2, hard_windows=24)
     pools = [find(made, epoch=2 * turn) for turn in range(1, 5)]

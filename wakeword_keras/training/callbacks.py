@@ -22,17 +22,21 @@ from wakeword_keras.names import EXAMPLES
 
 # Ranking a few hundred positives tells no finer differences of AUC apart.
 AUC_TIE = 1e-4
+HEARD_COLUMNS = (
+    "val_stream_recall",
+    "val_stream_mean_recall",
+    "train_false_accepts_per_hour",
+    "hardest_window",
+    "hardest_clip",
+)
+"""What the model hears in streams, where there is ambient audio."""
 COLUMNS = (
     "epoch",
     "loss",
     "val_loss",
     "val_auc",
     "val_recall_at_fpr_0_01",
-    "val_stream_recall",
-    "val_stream_mean_recall",
-    "train_false_accepts_per_hour",
-    "hardest_window",
-    "hardest_clip",
+    *HEARD_COLUMNS,
     "learning_rate",
     "seconds",
     "hardest_tenth_weight",
