@@ -15,6 +15,7 @@ from wakeword_keras.data.ambient_features import (
     AmbientConfig,
     FeatureStreams,
     Windows,
+    map_values,
 )
 from wakeword_keras.data.corpus import CorpusConfig, read_corpus
 from wakeword_keras.errors import InputError
@@ -140,7 +141,7 @@ def test_memory_does_not_grow_with_the_hours(tmp_path):
     values = np.memmap(tmp_path / "values", np.uint16, "w+", shape=(frames, 40))
     values[1_800_000] = 512
     bounds = np.asarray([[first, first + 36_000] for first in range(0, frames, 36_000)])
-    values = np.memmap(tmp_path / "values", np.uint16, "r").reshape(-1, 40)
+    values = map_values(tmp_path / "values", np.uint16).reshape(-1, 40)
     tracemalloc.start()
     part = FeatureStreams(values, bounds, "long", (), bounds[:, 0])
     windows = Windows([part], FRAMES, MICRO)

@@ -6,12 +6,13 @@ and read where they are needed, so that memory does not grow with the hours.
 """
 
 import json
+import mmap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from tqdm import tqdm
 
 from wakeword_keras import files
@@ -170,6 +171,21 @@ class Windows:
         return self.parts[self._part[stream]], first
 
 
+def map_values(path: Path, dtype: DTypeLike) -> NDArray:
+    """A file's values [values], read where they are needed.
+
+    Raises:
+      OSError: there is no such file.
+      ValueError: it is empty, or not of whole values.
+    """
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_RANDOM"):
+        # Reading ahead around windows of 8 kB took 0.4 s a batch of a thousand hours.
+        mapped.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(mapped, dtype)
+
+
 def build(
     folder: Path,
     streams: Sequence[Sequence[Clip]],
@@ -228,7 +244,7 @@ def _open(
 ) -> FeatureStreams:
     bounds = np.asarray(json.loads((folder / _INDEX).read_text())["bounds"], np.int64)
     dtype = np.uint16 if frontend.kind == "micro" else np.float32
-    values = np.memmap(folder / _VALUES, dtype, "r").reshape(-1, frontend.channels)
+    values = map_values(folder / _VALUES, dtype).reshape(-1, frontend.channels)
     first_frames = []
     for (first, _), pieces in zip(bounds, streams, strict=True):
         before_ms = np.cumsum([0.0] + [1000 * (piece.duration_s or 0.0) for piece in pieces[:-1]])

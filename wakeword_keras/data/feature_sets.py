@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wakeword_keras.audio.features import FrontendConfig
-from wakeword_keras.data.ambient_features import FeatureStreams
+from wakeword_keras.data.ambient_features import FeatureStreams, map_values
 from wakeword_keras.errors import InputError
 
 HELD_OUT = frozenset({"validation", "validation_ambient", "testing", "testing_ambient"})
@@ -105,7 +105,7 @@ def _array(folder: Path) -> NDArray:
     """One flat array of mmap-ninja, mapped."""
     dtype = np.dtype((folder / "dtype.ninja").read_text())
     shape = np.frombuffer((folder / "shape.ninja").read_bytes(), "<u8")
-    values = np.memmap(folder / _DATA, dtype, "r")
+    values = map_values(folder / _DATA, dtype)
     if values.shape != tuple(shape.tolist()):
         raise ValueError(f"{folder / _DATA} holds {values.shape}, not {tuple(shape.tolist())}")
     return values
