@@ -48,7 +48,7 @@ class AmbientConfig:
     hard_share: float = 0.1
     hard_windows: int = 512
     listen_every: int = 4
-    listen_hours: float = 1.0
+    listen_hours: float = 0.5
 
     def __post_init__(self) -> None:
         shares = self.ambient_share, self.hard_share
