@@ -31,7 +31,7 @@ from wakeword_keras.data.shards import (
 from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation import thresholds
 from wakeword_keras.evaluation.findings import measure
-from wakeword_keras.evaluation.run_models import HeldOut, RunModels
+from wakeword_keras.evaluation.run_models import HeldOut, RunModels, stream_settings
 from wakeword_keras.evaluation.thresholds import Thresholds
 from wakeword_keras.files import write_bytes, write_json
 from wakeword_keras.firmware import bundle, golden_clips
@@ -43,7 +43,6 @@ from wakeword_keras.names import (
     INT8_PTQ,
     ONNX_FILES,
     STREAMING_FILES,
-    STREAMING_FROM,
     TFLITE_FILES,
     TRAIN,
     VALIDATION,
@@ -132,6 +131,10 @@ class RunConfig:
         budget = self.max_false_accepts_per_hour
         if not 0 < budget < math.inf:
             raise InputError(f"`max_false_accepts_per_hour`={budget:g}: must be above 0")
+        if self.model not in models.ARCHITECTURES:
+            raise InputError(
+                f"`model`={self.model}: choose one of {', '.join(models.ARCHITECTURES)}"
+            )
         if self.target not in TARGETS:
             raise InputError(f"`target`={self.target}: choose one of {', '.join(TARGETS)}")
         if self.target == "esphome" and self.model not in models.STREAMING:
@@ -167,7 +170,7 @@ def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> N
     run_models = _run_models(run, shards, fp32, qat, calibration_set)
     run.once("thresholds", lambda: _thresholds(run, config, shards, run_models))
     run.once("report", lambda: _report(run, config, shards, run_models))
-    run.once("firmware", lambda: _firmware(run, config, shards))
+    run.once("firmware", lambda: _firmware(run, config, shards, run_models))
     print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
 
 
@@ -214,10 +217,14 @@ def _run_models(
     calibration_set: ClipFeatures,
 ) -> RunModels:
     exported = {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
+    streams = run.record["config"]["model"] in models.STREAMING
+    stepwise = {name: run.path("export", file) for name, file in STREAMING_FILES.items()}
     translated = {name: run.path("export", file) for name, file in ONNX_FILES.items()}
     translated = {name: path for name, path in translated.items() if path.exists()}
     labels = tuple(clip.label for clip in shards.clips[TRAIN])
-    return RunModels(fp32, qat, exported, translated, calibration_set, labels)
+    return RunModels(
+        fp32, qat, exported, stepwise if streams else {}, translated, calibration_set, labels
+    )
 
 
 def _corpus(run: RunDirectory, config: RunConfig) -> Shards:
@@ -406,11 +413,11 @@ def _export_streaming(run: RunDirectory, calibration_set: ClipFeatures) -> None:
     """Models that can run step by step, too, proven on calibration clips."""
     if run.record["config"]["model"] not in models.STREAMING:
         return
-    for name, source in STREAMING_FROM.items():
-        window = run.path("export", TFLITE_FILES[source])
+    for name, file in STREAMING_FILES.items():
+        window = run.path("export", TFLITE_FILES[name])
         content = streaming.to_bytes(streaming.stream(window))
         streaming.verify(window, content, calibration_set.features[:16])
-        write_bytes(run.path("export", STREAMING_FILES[name]), content)
+        write_bytes(run.path("export", file), content)
 
 
 def _export_onnx(run: RunDirectory) -> None:
@@ -440,7 +447,8 @@ def _export_record(run: RunDirectory) -> dict:
     return {"files": files, "qat_weights_sha256": hashlib.sha256(weights).hexdigest()}
 
 
-def _held_out(run: RunDirectory, config: RunConfig, shards: Shards) -> HeldOut:
+def held_out(run: RunDirectory, config: RunConfig, shards: Shards) -> HeldOut:
+    """What a run is measured on: its validation and test splits."""
     pieces: list[Clip] = []
     if config.ambient_dir:
         recorded = json.loads(run.path("streams.json").read_text())["pieces"]
@@ -451,17 +459,18 @@ def _held_out(run: RunDirectory, config: RunConfig, shards: Shards) -> HeldOut:
 def _thresholds(
     run: RunDirectory, config: RunConfig, shards: Shards, run_models: RunModels
 ) -> None:
-    chosen = thresholds.choose(run_models, _held_out(run, config, shards))
+    chosen = thresholds.choose(run_models, held_out(run, config, shards))
     thresholds.write(chosen, run.path("thresholds.json"))
 
 
 def _report(run: RunDirectory, config: RunConfig, shards: Shards, run_models: RunModels) -> None:
-    data = _held_out(run, config, shards)
+    data = held_out(run, config, shards)
     report.write(measure(run_models, data, open_thresholds(config)), run.directory)
 
 
-def _firmware(run: RunDirectory, config: RunConfig, shards: Shards) -> None:
+def _firmware(run: RunDirectory, config: RunConfig, shards: Shards, run_models: RunModels) -> None:
     chosen = open_thresholds(config)
+    data = held_out(run, config, shards)
     model = run.path("export", TFLITE_FILES["int8"])
     missing = bundle.write_bundle(
         model,
@@ -471,11 +480,13 @@ def _firmware(run: RunDirectory, config: RunConfig, shards: Shards) -> None:
         clip_ms=config.corpus.clip_ms,
         threshold_logit=chosen.clips.logits[INT8],
         stream_sum=chosen.streams[INT8].threshold.sum if chosen.streams else None,
+        listening=stream_settings(run_models, data).config,
         hashes={
             "corpus": run.record["data_sha256"],
             "config": hash_of(run.record["config"]),
         },
         golden_clips=golden_clips.choose(shards, config.frontend, model),
+        streaming_path=run_models.streaming.get(INT8),
     )
     for line in missing:
         print(f"bundle: {line}", flush=True)
@@ -484,7 +495,7 @@ def _firmware(run: RunDirectory, config: RunConfig, shards: Shards) -> None:
         esphome_target.write(
             run.path("export", TFLITE_FILES[INT8]),
             run.path("esphome"),
-            _held_out(run, config, shards),
+            data,
             stream.threshold.logit if stream else chosen.clips.logits[INT8],
             shards.wake_words[0],
         )
