@@ -27,8 +27,10 @@ from wakeword_keras.evaluation import step_equality
 from wakeword_keras.evaluation.step_equality import StepEquality
 from wakeword_keras.names import FP32_TFLITE, INT8, STREAMING_FILES, TFLITE_FILES
 
-_CLIPS = flags.DEFINE_integer("clips", 1000, "clips to compare on, spread over --data_dir")
-_HOURS = flags.DEFINE_float("hours", 1.0, "of --ambient_dir to compare on, in hours")
+_CLIPS = flags.DEFINE_integer("clips", 1000, "so many clips of --data_dir are compared on")
+_STREAM_MINUTES = flags.DEFINE_integer(
+    "stream_minutes", 60, "so many times a minute of --ambient_dir are compared on"
+)
 _JSON = flags.DEFINE_string("json", None, "file to write the figures to, as JSON")
 _MOST_FP32 = 1e-5
 _BEFORE, _AFTER = 16000, 8000  # samples of silence around a clip
@@ -51,9 +53,8 @@ def main(arguments: Sequence[str]) -> None:
     ]
     found = {}
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        for job, one in zip(
-            jobs, pool.map(_measure, jobs, [_HOURS.value] * len(jobs)), strict=True
-        ):
+        minutes = [_STREAM_MINUTES.value] * len(jobs)
+        for job, one in zip(jobs, pool.map(_measure, jobs, minutes), strict=True):
             found[f"{job[1]} {job[3]} {job[2]}"] = one
             print(step_equality.table([one], f"{job[1]}, {job[3]}"), flush=True)
     if _JSON.value:
@@ -75,9 +76,9 @@ def _spread(files: list[str], count: int) -> list[str]:
     return [files[i] for i in np.linspace(0, len(files) - 1, min(count, len(files)), dtype=int)]
 
 
-def _measure(job: tuple, hours: float) -> StepEquality:
+def _measure(job: tuple, minutes: int) -> StepEquality:
     exports, name, runtime, kind, files, frontend = job
-    stretches = _clips(files, frontend) if kind == "clips" else _stream(files, frontend, hours)
+    stretches = _clips(files, frontend) if kind == "clips" else _stream(files, frontend, minutes)
     window, streaming = (Path(exports, names[name]) for names in (TFLITE_FILES, STREAMING_FILES))
     return step_equality.measure(window, streaming, stretches, runtime)
 
@@ -89,9 +90,9 @@ def _clips(files: list[str], frontend: FrontendConfig) -> Iterator[NDArray[np.fl
 
 
 def _stream(
-    files: list[str], frontend: FrontendConfig, hours: float
+    files: list[str], frontend: FrontendConfig, minutes: int
 ) -> Iterator[NDArray[np.float32]]:
-    stream, parts, left = StreamingFrontend(frontend), [], round(hours * 3600 * 16000)
+    stream, parts, left = StreamingFrontend(frontend), [], minutes * 60 * 16000
     for file in files:
         samples = audio_file.read(file)[:left]
         left -= len(samples)

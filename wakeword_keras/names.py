@@ -29,3 +29,7 @@ STREAMING_FILES = {
 }
 """Of an architecture that streams: the same models step by step."""
 ONNX_FILES = {FP32_ONNX: "model_fp32.onnx", INT8_ONNX: "model_int8.onnx"}
+ONNX_STREAMING_FILES = {
+    FP32_ONNX: "model_fp32_streaming.onnx",
+    INT8_ONNX: "model_int8_streaming.onnx",
+}

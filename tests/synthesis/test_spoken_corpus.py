@@ -63,6 +63,10 @@ def test_every_split_has_every_label_in_the_counts_asked_for(corpus):
         assert sum(clips[label, split] for split in SPLITS) == count
 
 
+def test_every_clip_is_said_to_be_synthetic(corpus):
+    assert {row["synthetic"] for row in rows_of(corpus)} == {"1"}
+
+
 def test_no_speaker_and_no_family_of_variants_is_in_two_splits(corpus):
     split_of: dict[str, str] = {}
     for row in rows_of(corpus):

@@ -42,11 +42,13 @@ from wakeword_keras.names import (
     INT8_ONNX,
     INT8_PTQ,
     ONNX_FILES,
+    ONNX_STREAMING_FILES,
     STREAMING_FILES,
     TFLITE_FILES,
     TRAIN,
     VALIDATION,
 )
+from wakeword_keras.onnx import streaming as onnx_streaming
 from wakeword_keras.onnx import translate
 from wakeword_keras.quantization import calibration, fake_quantize, finetuning
 from wakeword_keras.report import report
@@ -320,6 +322,9 @@ def _fp32(run: RunDirectory, config: RunConfig, shards: Shards) -> keras.Model:
 def _train(run: RunDirectory, config: RunConfig, shards: Shards) -> None:
     path = run.path("fp32", "model.keras")
     frames = config.frontend.num_frames(shards.clip_samples)
+    if config.model in models.STREAMING:
+        shape = config.frontend.channels, len(shards.wake_words)
+        print(models.describe(config.model, *shape), flush=True)
     model = models.build(config.model, frames, config.frontend.channels, len(shards.wake_words))
     loop.train(model, _training_data(config, shards), config.loss, config.train, path.parent)
     partial = path.with_suffix(".partial.keras")
@@ -405,7 +410,7 @@ def _export(
     for name, converted in converters.items():
         write_bytes(run.path("export", TFLITE_FILES[name]), converted())
     _export_streaming(run, calibration_set)
-    _export_onnx(run)
+    _export_onnx(run, calibration_set)
     write_json(run.path("export", "export.json"), _export_record(run))
 
 
@@ -420,7 +425,7 @@ def _export_streaming(run: RunDirectory, calibration_set: ClipFeatures) -> None:
         write_bytes(run.path("export", file), content)
 
 
-def _export_onnx(run: RunDirectory) -> None:
+def _export_onnx(run: RunDirectory, calibration_set: ClipFeatures) -> None:
     if not translate.installed():
         print(
             "ONNX: not exported: pip install 'wakeword_keras[onnx]', then export again", flush=True
@@ -429,6 +434,17 @@ def _export_onnx(run: RunDirectory) -> None:
     for name, source in _TRANSLATED_FROM.items():
         content = translate.from_tflite(run.path("export", TFLITE_FILES[source]))
         write_bytes(run.path("export", ONNX_FILES[name]), content)
+        if run.record["config"]["model"] in models.STREAMING:
+            _export_streaming_onnx(run, name, calibration_set)
+
+
+def _export_streaming_onnx(run: RunDirectory, name: str, calibration_set: ClipFeatures) -> None:
+    """With states as inputs and outputs, proven on calibration clips."""
+    window = run.path("export", TFLITE_FILES[_TRANSLATED_FROM[name]])
+    path = run.path("export", ONNX_STREAMING_FILES[name])
+    write_bytes(path, onnx_streaming.from_tflite(window))
+    features = calibration_set.features[:16]
+    onnx_streaming.verify(window, run.path("export", ONNX_FILES[name]), path, features)
 
 
 def _export_record(run: RunDirectory) -> dict:

@@ -49,7 +49,7 @@ from wakeword_keras.synthesis.lines import (
 from wakeword_keras.synthesis.voices import SHARES
 
 _FORMAT = "flac"
-_VERSION = 1  # of the recipe: a corpus of another version is made again
+_VERSION = 2  # of the recipe: a corpus of another version is made again
 _EDGE_MS = 40  # between a whole phrase and the ends of its clip
 _SPEECH_DBFS = (-38.0, -14.0)
 _PEAK = 0.95
@@ -298,10 +298,10 @@ def _record(studio: _Studio, folder: Path) -> None:
             (folder / kind).mkdir(exist_ok=True)
             samples = np.clip(np.rint(signal * 32768), -32768, 32767).astype(np.int16)
             soundfile.write(folder / path, samples, SAMPLE_RATE_HZ)
-            rows.append((path.as_posix(), kind, speaker, split))
+            rows.append((path.as_posix(), kind, speaker, split, 1))
             progress.update(len(samples) // studio.config.clip_samples)
     with open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("path", "label", "speaker", "split"), *rows])
+        csv.writer(file).writerows([("path", "label", "speaker", "split", "synthetic"), *rows])
 
 
 def _recipe(
