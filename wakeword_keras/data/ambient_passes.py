@@ -1,8 +1,9 @@
 """The training part of ambient audio, several times over: as recorded, then in noise and rooms.
 
 A device hears speech in the noise that the wake words are mixed with in training. So each further
-pass goes through the augmentation of clips, without shifts: noise at an SNR, a room and a gain are
-drawn for each STRETCH_S of a stream. Noise runs on through a stretch, so that only its ends show.
+pass goes through the augmentation of clips, but nothing is moved: noise at an SNR, a room, a gain
+and an overdriven microphone are drawn for each STRETCH_S of a stream. Noise runs on through a
+stretch, so that only its ends show.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from wakeword_keras.data.ambient_features import Audio, FeatureStreams
 from wakeword_keras.data.corpus import Clip
 
 STRETCH_S = 10
+_SHORTEST = audio_file.SAMPLE_RATE_HZ // 10  # less is no speech to augment
 _LAYOUT = 1  # raise when files or sound change, so that old caches are not read
 
 Streams = Sequence[Sequence[Clip]]
@@ -65,7 +67,9 @@ def in_noise(
       background: int16 [stretches, samples] of noise, may be none.
       impulse_responses: float32 [responses, taps] or None.
     """
-    augment = replace(augment, shift_ms=0, warmup_ms=0, warmup_probability=0.0)
+    augment = replace(
+        augment, shift_ms=0, phrase_end_probability=0.0, warmup_ms=0, warmup_probability=0.0
+    )
     sounds = (background, np.empty(0) if impulse_responses is None else impulse_responses)
     digests = [hashlib.sha256(sound.tobytes()).hexdigest() for sound in sounds]
     key = _key(content_sha256, frontend, number, sorted(asdict(augment).items()), digests)
@@ -98,9 +102,12 @@ def _varied(
     noise = None
     if background.size:
         # One tape: neighbours come from the same recording, so a cut of it is mostly seamless.
-        length = STRETCH_S * audio_file.SAMPLE_RATE_HZ
+        length = 2 * STRETCH_S * audio_file.SAMPLE_RATE_HZ
         noise = tf.constant(np.resize(background, (1, max(background.size, length))))
     for number, stretch in enumerate(_stretches(blocks)):
+        if len(stretch) < _SHORTEST:
+            yield stretch
+            continue
         own_seed = tf.random.experimental.stateless_fold_in(seed, number)
         audio, _ = augment_waveform(
             tf.constant(stretch[None]), own_seed, augment, noise, impulse_responses
@@ -109,12 +116,12 @@ def _varied(
 
 
 def _stretches(blocks: Audio) -> Iterator[NDArray[np.int16]]:
-    """The same samples in stretches of STRETCH_S, the last one shorter."""
+    """The same samples in stretches of STRETCH_S, the last one up to twice as long."""
     length = STRETCH_S * audio_file.SAMPLE_RATE_HZ
     pending = np.empty(0, np.int16)
     for block in blocks:
         pending = np.concatenate([pending, block])
-        while len(pending) >= length:
+        while len(pending) >= 2 * length:
             yield pending[:length]
             pending = pending[length:]
     if len(pending):

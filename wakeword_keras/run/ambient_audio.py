@@ -81,7 +81,8 @@ def _of_split(run: RunDirectory, split: str) -> tuple[tuple[tuple[Clip, ...], ..
 def _passes(run: RunDirectory, config: "RunConfig", shards: Shards) -> list[FeatureStreams]:
     same = (*_of_split(run, TRAIN), config.frontend, config.cache_dir)
     background = np.load(shards.directory / "background.npy")
-    rooms = read_impulse_responses(config.impulse_response_dir)
+    # Seed 0: runs with other seeds share the passes.
+    rooms = read_impulse_responses(config.impulse_response_dir, config.augment.rooms, 0)
     return [
         ambient_passes.as_recorded(*same),
         *(
