@@ -1,4 +1,4 @@
-"""What plain `compile` and `fit` notice: probabilities in the logits' place, labels that are none."""
+"""What plain `compile` and `fit` notice: probabilities for logits, labels that are none."""
 
 import subprocess
 import sys
