@@ -205,7 +205,7 @@ def evaluate(
         export_tflite(fp32, exported[INT8_PTQ], trained.features)
         export_tflite(int8, exported[INT8])
         labels = tuple(clip.label for clip in trained.clips)
-        models = RunModels(fp32, qat, exported, {}, trained, labels)
+        models = RunModels(fp32, qat, exported, {}, {}, trained, labels)
         scorers, facts = open_scorers(models)
         evaluated = clip_evaluation.evaluate(
             clip_thresholds.choose(scores.score([chosen], scorers), wake_words),
