@@ -31,10 +31,10 @@ class AmbientConfig:
     """How ambient audio trains.
 
     Attributes:
-      ambient_share: share of each batch that is windows from anywhere in ambient audio; an epoch
-        has as many more batches as it takes to hold every clip once.
-      hard_share: share of each batch that is hard negatives, windows of ambient audio and clips
-        that came nearest to firing; with ambient_share 0 to below 1.
+      ambient_share: share of each batch, 0 to below 1, that is windows from anywhere in ambient
+        audio; an epoch has as many more batches as it takes to hold every clip once.
+      hard_share: share of each batch, 0 to below 1 with ambient_share, that is hard negatives:
+        windows of ambient audio and clips that came nearest to firing.
       hard_windows: windows and clips in the pool that hard negatives are drawn from, half of each.
       listen_every: epochs from one time that the model listens to the next: to training streams for
         hard negatives, and to validation streams for recall, by which the best epoch is chosen.
