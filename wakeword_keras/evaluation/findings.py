@@ -1,7 +1,9 @@
 """All that the report says of a run: its exported models on data that trained none of them."""
 
 import dataclasses
+import functools
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import tf_keras as keras
 from numpy.typing import NDArray
 
+from wakeword_keras.affine import Affine
 from wakeword_keras.data.clips import ClipFeatures
 from wakeword_keras.data.shards import split_features
 from wakeword_keras.evaluation import (
@@ -37,6 +40,7 @@ from wakeword_keras.streams import scoring
 from wakeword_keras.tflite import convert, flatbuffer
 from wakeword_keras.tflite.interpreter import micro_installed
 
+_say = functools.partial(print, flush=True)
 _CLIPS_STEP_BY_STEP = 40  # some 1,300 steps; tools.prove_streaming takes an hour
 
 
@@ -100,21 +104,44 @@ def measure(models: RunModels, data: HeldOut, thresholds: Thresholds) -> Finding
       ValueError: a model gives NaN or infinity.
     """
     evaluated = _clips(models, data, thresholds.clips)
-    print(clip_evaluation.console_table(evaluated), flush=True)
-    agreements = _agreements(models, evaluated)
-    print(runtime_agreement.table(agreements), flush=True)
     test = split_features(data.shards, TEST, data.frontend)
+    found = of_clips(models, evaluated, test, data.frontend.input_affine)
+    if not data.ambient:
+        return found
+    streams = _streams(models, data, thresholds)
+    _say(stream_evaluation.console_table(streams))
+    return dataclasses.replace(found, streams=streams)
+
+
+def of_clips(
+    models: RunModels,
+    evaluated: clip_evaluation.EvaluationReport,
+    test: ClipFeatures,
+    input_affine: Affine,
+    say: Callable[[str], None] = _say,
+) -> Findings:
+    """What clips show, without streams.
+
+    Args:
+      models: FP32 and what became of it.
+      evaluated: all of them on the test clips.
+      test: those clips, front end cold.
+      input_affine: quantization of the input.
+      say: takes tables as they come.
+    """
+    say(clip_evaluation.console_table(evaluated))
+    agreements = _agreements(models, evaluated)
+    say(runtime_agreement.table(agreements))
     on_device = _on_device(models, test.features)
-    print(on_tflite_micro.table(on_device), flush=True)
+    say(on_tflite_micro.table(on_device))
     step_by_step = _step_by_step(models, test.features)
-    print(step_equality.table(step_by_step), flush=True)
+    say(step_equality.table(step_by_step))
     unquantized = fake_quantize.unquantized(models.qat, models.fp32)
     layers = _layers(models, unquantized, test)
-    print(layer_error.table(layers["qat_to_int8"], rows=3), flush=True)
-    covered = _coverage(models, unquantized, data, test)
-    streams = _streams(models, data, thresholds) if data.ambient else None
-    if streams is not None:
-        print(stream_evaluation.console_table(streams), flush=True)
+    say(layer_error.table(layers["qat_to_int8"], rows=3))
+    covered = _coverage(models, unquantized, input_affine, test)
+    for warning in covered.warnings:
+        say(f"calibration: {warning}")
     mistaken = confusables.measure(
         evaluated.scores, _clip_thresholds(evaluated), evaluated.wake_words
     )
@@ -129,7 +156,7 @@ def measure(models: RunModels, data: HeldOut, thresholds: Thresholds) -> Finding
         step_by_step,
         layers,
         covered,
-        streams,
+        None,
         mistaken,
         tensors,
     )
@@ -144,7 +171,7 @@ def _clips(
         score_clips(data, TEST, ("cold",), scorers),
         score_clips(data, TEST, ("warm",), scorers),
         facts,
-        _logits_per_lsb(models),
+        logits_per_lsb(models),
         data.shards.wake_words,
     )
 
@@ -160,11 +187,11 @@ def _agreements(
         evaluated.scores,
         _clip_thresholds(evaluated),
         {name: metrics.bytes for name, metrics in evaluated.models.items()},
-        _logits_per_lsb(models),
+        logits_per_lsb(models),
     )
 
 
-def _logits_per_lsb(models: RunModels) -> float:
+def logits_per_lsb(models: RunModels) -> float:
     """Step of the INT8 model's output."""
     output = flatbuffer.output_affine(models.exported[INT8])
     assert output is not None, "open_tflite has checked that the model is int8"
@@ -215,19 +242,16 @@ def _layers(
 
 
 def _coverage(
-    models: RunModels, unquantized: keras.Model, data: HeldOut, test: ClipFeatures
+    models: RunModels, unquantized: keras.Model, input_affine: Affine, test: ClipFeatures
 ) -> calibration_coverage.Coverage:
-    covered = calibration_coverage.measure(
+    return calibration_coverage.measure(
         unquantized,
         calibration.read_ranges(models.qat),
-        data.frontend.input_affine,
+        input_affine,
         models.calibration_set,
         models.training_labels,
         test,
     )
-    for warning in covered.warnings:
-        print(f"calibration: {warning}", flush=True)
-    return covered
 
 
 def _streams(

@@ -310,7 +310,7 @@ def _training_data(config: RunConfig, shards: Shards) -> loop.TrainingData:
         config.augment,
         config.data,
         config.seed,
-        read_impulse_responses(config.impulse_response_dir),
+        read_impulse_responses(config.impulse_response_dir, config.augment.rooms, config.seed),
     )
 
 
