@@ -13,7 +13,6 @@ from small_recordings import TONES, write_ambient
 
 from wakeword_keras.audio import audio_file
 from wakeword_keras.data.corpus import CorpusConfig
-from wakeword_keras.evaluation import step_equality
 from wakeword_keras.firmware import esphome_manifest
 from wakeword_keras.firmware.manifest import SCHEMA, read_manifest
 from wakeword_keras.firmware.verify import verify
@@ -120,7 +119,7 @@ def tool(name, *arguments):
     return ran.stdout
 
 
-def test_the_proof_counts_every_step_and_fails_on_another_file(streaming_run, tmp_path):
+def test_the_proof_counts_every_step(streaming_run, tmp_path):
     few = ("--clips=3", "--stream_minutes=1", f"--json={tmp_path / 'proof.json'}")
     printed = tool("prove_streaming", f"--run_dir={streaming_run.run_dir}", *few)
     found = json.loads((tmp_path / "proof.json").read_text())
@@ -128,11 +127,6 @@ def test_the_proof_counts_every_step_and_fails_on_another_file(streaming_run, tm
         assert one["steps"] > 50
         assert one["equal"] == one["steps"] or one["largest_difference"] <= 1e-5
     assert "steps equal to the bit" in printed
-    held = Path(streaming_run.run_dir, "export")
-    window, other = held / "model_int8.tflite", held / "model_int8_ptq_streaming.tflite"
-    sound = np.random.default_rng(0).uniform(0, 26, (130, 40)).astype(np.float32)
-    differing = step_equality.measure(window, other, [sound], step_equality.REFERENCE)
-    assert differing.equal < differing.steps == 11
 
 
 def test_the_benchmark_prints_what_streaming_gains(streaming_run, tmp_path):
