@@ -30,6 +30,7 @@ from wakeword_keras.names import GROUPS, NOISE, SPLITS, TRAIN
 CONDITIONS = ("cold", "warm")
 CLIPS_PER_SHARD = 1024
 WARM_MS = 1000
+AFTER_MS = 500  # in a stream a wake word has to be detected by then after its clip's end
 BACKGROUND_STRETCHES = 512  # about 25 minutes of noise: variety enough, and under 50 MB
 _FEATURES = "features.npy"
 _LAYOUT = 2  # raise when the files' layout changes, so that old caches are not read
@@ -256,6 +257,34 @@ def _write_features(
     for i, clip in enumerate(samples):
         array[i] = compute(prepare(clip, i)[None], frontend, frames=frames)[0]
     array.flush()
+
+
+def spoken_features(shards: Shards, split: str, frontend: FrontendConfig) -> ClipFeatures:
+    """Features of a split's wake words in noise, as streams hear them, cached on disk.
+
+    Args:
+      shards, split, frontend: as `split_features` takes them.
+
+    Returns:
+      ClipFeatures, memory-mapped: WARM_MS of noise, the clip, AFTER_MS of noise.
+    """
+    folder = shards.directory / f"{split}-spoken-{_key(frontend, WARM_MS, AFTER_MS)}"
+    spoken = tuple(clip for clip in shards.clips[split] if clip.target >= 0)
+    around = (WARM_MS + AFTER_MS) * audio_file.SAMPLE_RATE_HZ // 1000
+    frames = frontend.num_frames(shards.clip_samples + around)
+
+    def write(path: Path) -> None:
+        mix = in_noise(shards, split, AFTER_MS)
+        shape = (len(spoken), frames, frontend.channels)
+        array = np.lib.format.open_memmap(path / _FEATURES, "w+", np.float32, shape)
+        clips = zip(shards.clips[split], read_audio(shards, split), strict=True)
+        mixed = (mix(sound, i) for i, (clip, sound) in enumerate(clips) if clip.target >= 0)
+        for row, samples in zip(array, mixed, strict=True):
+            row[:] = compute(samples[None], frontend)[0]
+        array.flush()
+
+    files.build_folder(folder, write)
+    return ClipFeatures(spoken, np.load(folder / _FEATURES, mmap_mode="r"))
 
 
 def in_noise(

@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,10 @@ from wakeword_keras import labels, models
 from wakeword_keras.audio.audio_file import fingerprint
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.audio.features import FrontendConfig, compute
-from wakeword_keras.data import ambient
+from wakeword_keras.data import ambient, feature_sets
+from wakeword_keras.data.ambient_features import AmbientConfig
 from wakeword_keras.data.clips import ClipFeatures
-from wakeword_keras.data.corpus import Clip, Corpus, CorpusConfig, read_corpus
+from wakeword_keras.data.corpus import Corpus, CorpusConfig, read_corpus
 from wakeword_keras.data.recordings import list_impulse_responses
 from wakeword_keras.data.shards import (
     CONDITIONS,
@@ -36,6 +37,7 @@ from wakeword_keras.evaluation.thresholds import Thresholds
 from wakeword_keras.files import write_bytes, write_json
 from wakeword_keras.firmware import bundle, golden_clips
 from wakeword_keras.names import (
+    AMBIENT,
     FP32_ONNX,
     FP32_TFLITE,
     INT8,
@@ -52,14 +54,15 @@ from wakeword_keras.onnx import streaming as onnx_streaming
 from wakeword_keras.onnx import translate
 from wakeword_keras.quantization import calibration, fake_quantize, finetuning
 from wakeword_keras.report import report
-from wakeword_keras.run import esphome_target, input_files
+from wakeword_keras.run import ambient_audio, esphome_target, input_files
 from wakeword_keras.run.directory import RunDirectory, hash_of
 from wakeword_keras.synthesis.corpus import SynthesisConfig, synthesize
 from wakeword_keras.synthesis.lines import SIMILAR, SPEECH
 from wakeword_keras.tflite import convert, flatbuffer, streaming
-from wakeword_keras.training import loop
+from wakeword_keras.training import batches, loop
 from wakeword_keras.training.batches import DataConfig
 from wakeword_keras.training.loop import LossConfig, TrainConfig
+from wakeword_keras.training.negatives import Negatives
 
 # In their order, each with the file that it writes last: a stage whose file is lost is not done.
 STAGES = {
@@ -91,6 +94,8 @@ class RunConfig:
       ambient_dir: folders of long recordings, `<speaker>/.../<recording>`, in which nobody says the
         wake word (leave such files out yourself); a third of the speakers trains, the others show
         false accepts per hour.
+      ambient_feature_dirs: folders of features that others publish, in which nobody says the wake
+        word: `RaggedMmap` of mmap-ninja, as microWakeWord's negative sets; they train, too.
       impulse_response_dir: folder of room impulse responses, for reverberation in training.
       cache_dir: decoded clips and features, shared by runs on the same recordings.
       model: architecture to train.
@@ -105,6 +110,7 @@ class RunConfig:
     run_dir: str = "runs/wakeword"
     data_dir: tuple[str, ...] = ()
     ambient_dir: tuple[str, ...] = ()
+    ambient_feature_dirs: tuple[str, ...] = ()
     wake_phrase: tuple[str, ...] = ()
     impulse_response_dir: str = ""
     cache_dir: str = "runs/cache"
@@ -118,6 +124,7 @@ class RunConfig:
     frontend: FrontendConfig
     augment: AugmentConfig
     data: DataConfig
+    ambient: AmbientConfig
     loss: LossConfig
     train: TrainConfig
     qat: finetuning.QatConfig
@@ -133,6 +140,12 @@ class RunConfig:
         budget = self.max_false_accepts_per_hour
         if not 0 < budget < math.inf:
             raise InputError(f"`max_false_accepts_per_hour`={budget:g}: must be above 0")
+        in_batch = self.data.batch - sum(self.ambient.examples(self.data.batch))
+        if (self.ambient_dir or self.ambient_feature_dirs) and self.data.echo > in_batch:
+            raise InputError(
+                f"`echo`={self.data.echo}: must be at most the {in_batch} clips that "
+                "`ambient_share` and `hard_share` leave in a `batch`"
+            )
         if self.model not in models.ARCHITECTURES:
             raise InputError(
                 f"`model`={self.model}: choose one of {', '.join(models.ARCHITECTURES)}"
@@ -165,11 +178,13 @@ def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> N
     if run.done("corpus") and not again:
         _check_recordings(run, config)
     shards = _corpus(run, config)
-    fp32 = _fp32(run, config, shards)
-    calibration_set = _calibration_set(config, shards)
-    qat = _qat(run, config, shards, fp32, calibration_set)
+    negatives = ambient_audio.negatives(run, config, shards)
+    fp32 = _fp32(run, config, shards, negatives)
+    calibration_set = _calibration_set(config, shards, negatives)
+    qat = _qat(run, config, shards, negatives, fp32, calibration_set)
     run.once("export", lambda: _export(run, fp32, qat, calibration_set))
-    run_models = _run_models(run, shards, fp32, qat, calibration_set)
+    labels = _training_labels(config, shards, negatives)
+    run_models = _run_models(run, fp32, qat, calibration_set, labels)
     run.once("thresholds", lambda: _thresholds(run, config, shards, run_models))
     run.once("report", lambda: _report(run, config, shards, run_models))
     run.once("firmware", lambda: _firmware(run, config, shards, run_models))
@@ -196,10 +211,12 @@ def open_finished(config: RunConfig) -> tuple[RunDirectory, Shards, RunModels]:
             f"repeat the command that began it (its settings: {run.path('run.flags')})"
         )
     shards = _corpus(run, config)
-    fp32 = _fp32(run, config, shards)
-    calibration_set = _calibration_set(config, shards)
-    qat = _qat(run, config, shards, fp32, calibration_set)
-    return run, shards, _run_models(run, shards, fp32, qat, calibration_set)
+    negatives = ambient_audio.negatives(run, config, shards)
+    fp32 = _fp32(run, config, shards, negatives)
+    calibration_set = _calibration_set(config, shards, negatives)
+    qat = _qat(run, config, shards, negatives, fp32, calibration_set)
+    labels = _training_labels(config, shards, negatives)
+    return run, shards, _run_models(run, fp32, qat, calibration_set, labels)
 
 
 def open_thresholds(config: RunConfig) -> Thresholds:
@@ -213,17 +230,16 @@ def open_thresholds(config: RunConfig) -> Thresholds:
 
 def _run_models(
     run: RunDirectory,
-    shards: Shards,
     fp32: keras.Model,
     qat: keras.Model,
     calibration_set: ClipFeatures,
+    labels: tuple[str, ...],
 ) -> RunModels:
     exported = {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
     streams = run.record["config"]["model"] in models.STREAMING
     stepwise = {name: run.path("export", file) for name, file in STREAMING_FILES.items()}
     translated = {name: run.path("export", file) for name, file in ONNX_FILES.items()}
     translated = {name: path for name, path in translated.items() if path.exists()}
-    labels = tuple(clip.label for clip in shards.clips[TRAIN])
     return RunModels(
         fp32, qat, exported, stepwise if streams else {}, translated, calibration_set, labels
     )
@@ -254,6 +270,7 @@ def _check_same_recordings(
     hashes = {
         "data_sha256": corpus.sha256,
         "impulse_responses_sha256": hash_of([fingerprint(p)[1] for p in impulse_responses]),
+        "features_sha256": feature_sets.sha256(feature_sets.list_sets(config.ambient_feature_dirs)),
     }
     if any(run.record.setdefault(name, value) != value for name, value in hashes.items()):
         changes = input_files.describe_changes(_stamps_before(run) or stamps, stamps)
@@ -266,7 +283,12 @@ def _check_same_recordings(
 
 
 def _stamps(config: RunConfig) -> input_files.Stamps:
-    return input_files.stamp(config.data_dir, config.ambient_dir, config.impulse_response_dir)
+    return input_files.stamp(
+        config.data_dir,
+        config.ambient_dir,
+        config.impulse_response_dir,
+        config.ambient_feature_dirs,
+    )
 
 
 def _stamps_before(run: RunDirectory) -> input_files.Stamps:
@@ -283,7 +305,8 @@ def _read_corpus(run: RunDirectory, config: RunConfig) -> None:
     write_json(run.path("corpus.json"), corpus.summary() | {"sha256": corpus.sha256})
     if corpus.streams:
         pieces = [asdict(p) | {"path": os.path.abspath(p.path)} for p in corpus.streams]
-        write_json(run.path("streams.json"), {"pieces": pieces})
+        contents = {piece.clip_id: corpus.contents[piece.path] for piece in corpus.streams}
+        write_json(run.path("streams.json"), {"pieces": pieces, "contents": contents})
     shards = write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
     run.record["shards"] = str(shards.directory)
 
@@ -299,7 +322,9 @@ def gather_corpus(config: RunConfig) -> Corpus:
     return ambient.join(corpus, config.ambient_dir, config.corpus) if config.ambient_dir else corpus
 
 
-def _training_data(config: RunConfig, shards: Shards) -> loop.TrainingData:
+def _training_data(
+    run: RunDirectory, config: RunConfig, shards: Shards, negatives: Negatives | None
+) -> loop.TrainingData:
     validation = tuple(
         split_features(shards, VALIDATION, config.frontend, condition) for condition in CONDITIONS
     )
@@ -311,43 +336,74 @@ def _training_data(config: RunConfig, shards: Shards) -> loop.TrainingData:
         config.data,
         config.seed,
         read_impulse_responses(config.impulse_response_dir, config.augment.rooms, config.seed),
+        negatives,
+        ambient_audio.validation(run, config, shards),
     )
 
 
-def _fp32(run: RunDirectory, config: RunConfig, shards: Shards) -> keras.Model:
-    run.once("fp32", lambda: _train(run, config, shards))
+def _fp32(
+    run: RunDirectory, config: RunConfig, shards: Shards, negatives: Negatives | None
+) -> keras.Model:
+    run.once("fp32", lambda: _train(run, config, shards, negatives))
     return keras.models.load_model(run.path("fp32", "model.keras"), compile=False)
 
 
-def _train(run: RunDirectory, config: RunConfig, shards: Shards) -> None:
+def _train(
+    run: RunDirectory, config: RunConfig, shards: Shards, negatives: Negatives | None
+) -> None:
     path = run.path("fp32", "model.keras")
     frames = config.frontend.num_frames(shards.clip_samples)
     if config.model in models.STREAMING:
         shape = config.frontend.channels, len(shards.wake_words)
         print(models.describe(config.model, *shape), flush=True)
     model = models.build(config.model, frames, config.frontend.channels, len(shards.wake_words))
-    loop.train(model, _training_data(config, shards), config.loss, config.train, path.parent)
+    data = _training_data(run, config, shards, negatives)
+    if negatives is not None:
+        share = negatives.in_batch(config.data.batch)
+        print(
+            f"ambient audio: {negatives.windows.hours:.2f} h, all passes together; "
+            f"{share} of the {config.data.batch} examples of a batch",
+            flush=True,
+        )
+    loop.train(model, data, config.loss, config.train, path.parent)
     partial = path.with_suffix(".partial.keras")
     model.save(partial)
     os.replace(partial, path)
 
 
-def _calibration_set(config: RunConfig, shards: Shards) -> ClipFeatures:
-    """Features of a stratified choice of training clips."""
+def _calibration_set(
+    config: RunConfig, shards: Shards, negatives: Negatives | None
+) -> ClipFeatures:
+    """Features of a stratified choice of training clips, and of windows in a batch's share."""
     clips = shards.clips[TRAIN]
-    chosen = calibration.choose_clips(
-        [clip.label for clip in clips], config.calibration_clips, config.seed
-    )
+    in_batch = batches.clips_in_batch(config.data, negatives)
+    of_clips = max(1, round(config.calibration_clips * in_batch / config.data.batch))
+    chosen = calibration.choose_clips([clip.label for clip in clips], of_clips, config.seed)
     wanted = set(chosen.tolist())
     audio = (clip for i, clip in enumerate(read_audio(shards, TRAIN)) if i in wanted)
     features = np.concatenate([compute(clip[None], config.frontend) for clip in audio])
-    return ClipFeatures(tuple(clips[i] for i in chosen), features)
+    found = ClipFeatures(tuple(clips[i] for i in chosen), features)
+    if negatives is None:
+        return found
+    windows = negatives.sample(config.calibration_clips - of_clips, config.seed)
+    return ClipFeatures(
+        found.clips + windows.clips, np.concatenate([found.features, windows.features])
+    )
+
+
+def _training_labels(
+    config: RunConfig, shards: Shards, negatives: Negatives | None
+) -> tuple[str, ...]:
+    """The label of every example of an epoch."""
+    others = batches.negatives_in_epoch(shards, config.data, negatives)
+    return (*(clip.label for clip in shards.clips[TRAIN]), *(AMBIENT,) * others)
 
 
 def _qat(
     run: RunDirectory,
     config: RunConfig,
     shards: Shards,
+    negatives: Negatives | None,
     fp32: keras.Model,
     calibration_set: ClipFeatures,
 ) -> keras.Model:
@@ -355,7 +411,10 @@ def _qat(
     if not run.done("qat"):
         run.forget(["calibration"])  # QAT starts from ranges that lie in memory alone
     run.once("calibration", lambda: _calibrate(run, qat, fp32, calibration_set))
-    run.once("qat", lambda: _finetune(run, config, shards, fp32, qat))
+    if not run.done("qat"):
+        data = _training_data(run, config, shards, negatives)
+        data = replace(data, first_pools=run.path("fp32", loop.HARD_NEGATIVES))
+        run.once("qat", lambda: _finetune(run, config, data, fp32, qat))
     qat.load_weights(run.path("qat", "model.weights.h5"))
     return qat
 
@@ -371,10 +430,13 @@ def _calibrate(
 
 
 def _finetune(
-    run: RunDirectory, config: RunConfig, shards: Shards, fp32: keras.Model, qat: keras.Model
+    run: RunDirectory,
+    config: RunConfig,
+    data: loop.TrainingData,
+    fp32: keras.Model,
+    qat: keras.Model,
 ) -> None:
     weights = run.path("qat", "model.weights.h5")
-    data = _training_data(config, shards)
     finetuning.finetune(qat, fp32, data, config.loss, config.qat, weights.parent)
     partial = weights.with_name("partial.weights.h5")
     qat.save_weights(partial)
@@ -465,10 +527,7 @@ def _export_record(run: RunDirectory) -> dict:
 
 def held_out(run: RunDirectory, config: RunConfig, shards: Shards) -> HeldOut:
     """What a run is measured on: its validation and test splits."""
-    pieces: list[Clip] = []
-    if config.ambient_dir:
-        recorded = json.loads(run.path("streams.json").read_text())["pieces"]
-        pieces = [Clip(**piece) for piece in recorded]
+    pieces = ambient_audio.pieces(run)[0] if config.ambient_dir else []
     return HeldOut(shards, config.frontend, pieces, config.max_false_accepts_per_hour)
 
 
