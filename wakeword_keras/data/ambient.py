@@ -9,10 +9,13 @@ from, time is split instead, and a message says so.
 
 import hashlib
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
+from wakeword_keras import json_file
 from wakeword_keras.data.corpus import Clip, Corpus, CorpusConfig, hash_clips
 from wakeword_keras.data.recordings import (
     Recording,
@@ -22,7 +25,25 @@ from wakeword_keras.data.recordings import (
     printed_before_an_error,
 )
 from wakeword_keras.errors import InputError
+from wakeword_keras.files import write_json
 from wakeword_keras.names import NOISE, SPEECH, SPLITS, TEST, TRAIN
+
+_PIECES = json_file.fields(
+    pieces=json_file.array(
+        json_file.fields(
+            clip_id={"type": "string"},
+            path={"type": "string"},
+            label={"type": "string"},
+            group={"enum": [SPEECH, NOISE]},
+            speaker={"type": "string"},
+            split={"enum": list(SPLITS)},
+            weight={"type": "number", "exclusiveMinimum": 0},
+            start_s={"type": "number", "minimum": 0},
+            duration_s={"type": "number", "exclusiveMinimum": 0},
+        )
+        | {"additionalProperties": False}
+    )
+)
 
 
 def join(corpus: Corpus, ambient_dirs: Sequence[str], config: CorpusConfig) -> Corpus:
@@ -237,3 +258,19 @@ def _remark(pieces: Iterable[Clip]) -> str:
         hours = sum(piece.duration_s or 0.0 for piece in chosen) / 3600
         parts.append(f"{split} {hours:.2f} h of {len({piece.speaker for piece in chosen})}")
     return f"ambient recordings, hours and speakers: {', '.join(parts)}"
+
+
+def write_pieces(pieces: Iterable[Clip], path: Path) -> None:
+    """Write held-out pieces as JSON, atomically, for `read_pieces`."""
+    absolute = [asdict(piece) | {"path": os.path.abspath(piece.path)} for piece in pieces]
+    write_json(path, {"pieces": absolute})
+
+
+def read_pieces(path: Path) -> list[Clip]:
+    """Read what `write_pieces` wrote.
+
+    Raises:
+      InputError: the file is missing or damaged.
+    """
+    mend = "delete it and repeat the command that began the run"
+    return [Clip(**piece) for piece in json_file.read(path, _PIECES, mend)["pieces"]]

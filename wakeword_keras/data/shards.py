@@ -18,7 +18,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from wakeword_keras import files
+from wakeword_keras import files, json_file
 from wakeword_keras.audio import audio_file
 from wakeword_keras.audio.augmentation import prepare_impulse_responses
 from wakeword_keras.audio.features import FrontendConfig, compute
@@ -33,6 +33,22 @@ WARM_MS = 1000
 BACKGROUND_STRETCHES = 512  # about 25 minutes of noise: variety enough, and under 50 MB
 _FEATURES = "features.npy"
 _LAYOUT = 2  # raise when the files' layout changes, so that old caches are not read
+
+
+_CLIP = json_file.fields(
+    clip_id={"type": "string"},
+    label={"type": "string"},
+    target={"type": "integer", "minimum": -1},
+    group={"enum": list(GROUPS)},
+    speaker={"type": "string"},
+    weight={"type": "number", "exclusiveMinimum": 0},
+)
+_CLIPS = json_file.array(_CLIP | {"additionalProperties": False})
+_INDEX = json_file.fields(
+    wake_words={**json_file.array({"type": "string"}), "minItems": 1},
+    clip_samples={"type": "integer", "minimum": 1},
+    clips=json_file.fields(**dict.fromkeys(SPLITS, _CLIPS)),
+)
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,7 @@ def open_shards(directory: str | Path) -> Shards | None:
 
 
 def _read_index(directory: Path) -> Shards:
-    index = json.loads((directory / "index.json").read_text())
+    index = json_file.read(directory / "index.json", _INDEX, f"delete {directory}")
     clips = {
         split: tuple(ClipInfo(**row) for row in rows) for split, rows in index["clips"].items()
     }
@@ -229,17 +245,20 @@ def _write_features(
     prepare = in_noise(shards, split) if condition == "warm" else lambda samples, _: samples
     frames = frontend.num_frames(shards.clip_samples)
     shape = (len(shards.clips[split]), frames, frontend.channels)
-    array = np.lib.format.open_memmap(folder / _FEATURES, "w+", np.float32, shape)
     samples = tqdm(
         read_audio(shards, split),
         f"features of {split} ({condition})",
-        len(array),
+        shape[0],
         unit="clip",
         disable=None,
     )
-    for i, clip in enumerate(samples):
-        array[i] = compute(prepare(clip, i)[None], frontend, frames=frames)[0]
-    array.flush()
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    # Not a memory map: writing to one ends the process where the disk is full.
+    with open(folder / _FEATURES, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for i, clip in enumerate(samples):
+            features = compute(prepare(clip, i)[None], frontend, frames=frames)[0]
+            file.write(features.astype("<f4").tobytes())
 
 
 def in_noise(

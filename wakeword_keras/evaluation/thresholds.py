@@ -5,23 +5,62 @@ recordings. They lie in thresholds.json.
 """
 
 import dataclasses
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wakeword_keras import json_file
 from wakeword_keras.data.shards import CONDITIONS
-from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation import clip_thresholds, stream_thresholds
 from wakeword_keras.evaluation.clip_thresholds import ClipThresholds
 from wakeword_keras.evaluation.run_models import HeldOut, RunModels, open_scorers, score_clips
 from wakeword_keras.evaluation.stream_thresholds import StreamChoice
 from wakeword_keras.files import write_json
-from wakeword_keras.names import VALIDATION
+from wakeword_keras.names import FP32, INT8, INT8_PTQ, QAT, VALIDATION
 from wakeword_keras.streams import scoring
 from wakeword_keras.streams.stream_metrics import StreamMetrics, StreamThreshold
+
+_COUNT = {"type": "integer", "minimum": 0}
+_AMOUNT = {"type": "number", "minimum": 0}
+_NUMBER = {"type": "number"}
+_INTERVAL = {**json_file.array(_NUMBER), "minItems": 2, "maxItems": 2}
+_EXACTLY = {"additionalProperties": False}
+_CLIPS = json_file.fields(
+    logits=json_file.dictionary(_NUMBER) | {"required": [FP32, QAT, INT8_PTQ, INT8]},
+    shift_ci95=json_file.dictionary(_INTERVAL),
+    positives=_COUNT,
+    negatives=_COUNT,
+)
+_STREAM = json_file.fields(
+    threshold=json_file.fields(
+        probability={"type": "number", "minimum": 0, "maximum": 1},
+        logit=_NUMBER,
+        sum=_COUNT,
+        within_budget={"type": "boolean"},
+    )
+    | _EXACTLY,
+    validation=json_file.fields(
+        hours=_AMOUNT,
+        false_accepts=_COUNT,
+        false_accepts_per_hour=_AMOUNT,
+        false_accepts_per_hour_ci95=_INTERVAL,
+        false_accepts_per_hour_upper95=_AMOUNT,
+        positives=_COUNT,
+        misses=_COUNT,
+        miss_rate=_AMOUNT,
+        miss_rate_ci95=_INTERVAL,
+    )
+    | _EXACTLY,
+    streams=_COUNT,
+    windows=_COUNT,
+    rescored=_COUNT,
+    largest_difference_lsb=_AMOUNT,
+)
+_SCHEMA = json_file.fields(
+    clips=_CLIPS | _EXACTLY,
+    streams=json_file.dictionary(_STREAM | _EXACTLY),
+)
 
 
 @dataclass(frozen=True)
@@ -71,45 +110,19 @@ def read(path: Path) -> Thresholds:
     """Read thresholds.json.
 
     Raises:
-      InputError: it is missing, damaged, or holds a threshold that is no finite number.
+      InputError: it is missing, damaged, or lacks a model's threshold.
     """
-    try:
-        content = json.loads(path.read_text())
-        streams = {name: _stream_choice(choice) for name, choice in content["streams"].items()}
-        thresholds = Thresholds(_clip_thresholds(content["clips"]), streams)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: repeat the command that began the run") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} is damaged ({error}): delete it and repeat the command that began the run"
-        ) from error
-    return thresholds
-
-
-def _clip_thresholds(content: Mapping[str, Any]) -> ClipThresholds:
-    return ClipThresholds(
-        {name: _finite(logit) for name, logit in content["logits"].items()},
-        {step: (float(low), float(high)) for step, (low, high) in content["shift_ci95"].items()},
-        int(content["positives"]),
-        int(content["negatives"]),
-    )
+    content = json_file.read(path, _SCHEMA, "delete it and repeat the command that began the run")
+    clips = content["clips"]
+    shifts = {step: tuple(interval) for step, interval in clips["shift_ci95"].items()}
+    streams = {name: _stream_choice(choice) for name, choice in content["streams"].items()}
+    return Thresholds(ClipThresholds(**clips | {"shift_ci95": shifts}), streams)
 
 
 def _stream_choice(content: Mapping[str, Any]) -> StreamChoice:
-    threshold = StreamThreshold(**content["threshold"])
-    _finite(threshold.logit)
-    if not (0 <= _finite(threshold.probability) <= 1 and isinstance(threshold.sum, int)):
-        raise ValueError(f"impossible threshold {content['threshold']}")
-    validation: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in content["validation"].items()
+        for name, value in content[VALIDATION].items()
     }
-    return StreamChoice(
-        **{**content, "threshold": threshold, VALIDATION: StreamMetrics(**validation)}
-    )
-
-
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"threshold {value} is no finite number")
-    return float(value)
+    threshold = StreamThreshold(**content["threshold"])
+    return StreamChoice(**{**content, "threshold": threshold, VALIDATION: StreamMetrics(**metrics)})

@@ -17,7 +17,7 @@ from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
 from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.errors import InputError
 from wakeword_keras.firmware.manifest import frontend_of, read_manifest
-from wakeword_keras.firmware.model_description import describe_model
+from wakeword_keras.firmware.model_description import check_fits, describe_model
 from wakeword_keras.metrics import stream_rule
 from wakeword_keras.metrics.stream_rule import StreamConfig
 from wakeword_keras.streams.windows import stream_windows, window_samples
@@ -70,8 +70,10 @@ def load_detector(model: str | Path, threshold_probability: float | None = None)
     if path.is_dir():
         manifest = read_manifest(path)
         path = path / manifest["model"]["file"]
-        described, wake_words = manifest["model"], tuple(manifest["wake_words"])
+        described, wake_words = describe_model(path), tuple(manifest["wake_words"])
         frontend = frontend_of(manifest)
+        frames = frontend.num_frames(manifest["clip_ms"] * SAMPLE_RATE_HZ // 1000)
+        check_fits(described, frames, wake_words, frontend, path)
         threshold = manifest["threshold"]["probability"]
     else:
         described, frontend = describe_model(path), FrontendConfig()

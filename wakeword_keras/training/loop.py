@@ -1,5 +1,6 @@
 """The FP32 stage, and the one training loop that QAT uses too."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,8 +138,8 @@ def train(
       data: clips and how they become batches.
       loss: what to minimise.
       config: how long and how fast.
-      directory: takes checkpoints, history.csv, best weights and TensorBoard logs. A training that
-        was interrupted goes on from its last whole epoch.
+      directory: takes checkpoint.npz, history.csv and TensorBoard logs. A training that was
+        interrupted goes on from its last whole epoch.
     """
     clips = data.shards.clips[TRAIN]
     if config.prior_bias:
@@ -168,11 +169,13 @@ def fit(
     forward = forward or model
     steps = batches.steps_per_epoch(data.shards, data.config)
     optimizer = _optimizer(schedule, steps)
-    resume = callbacks.Resume(directory / "checkpoints", model, optimizer)
-    first_epoch = resume.restore()
     history = callbacks.HistoryCsv(directory / "history.csv")
-    history.keep(first_epoch)
-    keep_best = callbacks.KeepBest(directory, model, history, patience=schedule.patience)
+    keep_best = callbacks.KeepBest(model, history, schedule.patience)
+    made_from = _made_from(model, data, loss, schedule)
+    resume = callbacks.Resume(
+        directory / "checkpoint.npz", made_from, model, optimizer, history, keep_best
+    )
+    first_epoch = resume.restore()
     if first_epoch < schedule.epochs and not keep_best.exhausted:
         trainer = MonitoredModel(inputs=forward.inputs, outputs=forward.outputs)
         trainer.compile(optimizer, loss.build(), teacher)
@@ -192,6 +195,14 @@ def fit(
             verbose=0,
         )
     keep_best.restore()
+
+
+def _made_from(model: keras.Model, data: TrainingData, loss: LossConfig, schedule: Schedule) -> str:
+    """All that decides what a training learns, but the weights that it starts from."""
+    rooms = b"" if data.impulse_responses is None else data.impulse_responses.tobytes()
+    names = [layer.name for layer in model.layers]
+    settings = (data.frontend, data.augment, data.config, data.seed, loss, schedule)
+    return repr((names, data.shards.directory.name, hashlib.sha256(rooms).digest(), *settings))
 
 
 def _metrics(
