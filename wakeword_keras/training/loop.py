@@ -17,7 +17,7 @@ from wakeword_keras.data.clips import ClipFeatures
 from wakeword_keras.data.shards import Shards
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import TRAIN
-from wakeword_keras.training import batches, callbacks
+from wakeword_keras.training import batches, callbacks, dropout
 from wakeword_keras.training.losses import FocalLoss, prior_bias
 from wakeword_keras.training.trainer import MonitoredModel
 
@@ -177,7 +177,8 @@ def fit(
     )
     first_epoch = resume.restore()
     if first_epoch < schedule.epochs and not keep_best.exhausted:
-        trainer = MonitoredModel(inputs=forward.inputs, outputs=forward.outputs)
+        dropping = dropout.by_step(forward, data.seed, optimizer.iterations)
+        trainer = MonitoredModel(inputs=dropping.inputs, outputs=dropping.outputs)
         trainer.compile(optimizer, loss.build(), teacher)
         trainer.fit(
             _stream(data, loss, first_epoch, schedule.epochs),
