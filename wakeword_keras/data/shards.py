@@ -6,6 +6,7 @@ all that went into them, in folders that several runs share and check by hash (s
 """
 
 import hashlib
+import io
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -93,7 +94,9 @@ def write_shards(corpus: Corpus, clip_ms: int, cache_dir: str | Path) -> Shards:
     directory = Path(cache_dir) / f"clips-{key}"
 
     def write(folder: Path) -> None:
-        np.save(folder / "background.npy", _background(corpus, clip_samples))
+        background = io.BytesIO()  # NumPy does not say that a disk is full
+        np.save(background, _background(corpus, clip_samples))
+        files.write_bytes(folder / "background.npy", background.getvalue())
         clips = {split: _write_split(folder, split, corpus, clip_samples) for split in SPLITS}
         index = {"wake_words": corpus.wake_words, "clip_samples": clip_samples, "clips": clips}
         (folder / "index.json").write_text(json.dumps(index))

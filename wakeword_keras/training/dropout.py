@@ -4,56 +4,45 @@ Keras draws from generators whose state no checkpoint holds, so a training that 
 with other draws than one that was not.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import tensorflow as tf
 import tf_keras as keras
 from tf_keras import layers
 
 
-class StepDropout(layers.Layer):
-    """`layers.Dropout` with draws that are a function of a seed and a step.
+@contextmanager
+def by_step(model: keras.Model, seed: int, step: tf.Variable) -> Iterator[None]:
+    """Within the block, what `layers.Dropout` drops is a function of seed, layer and step.
+
+    Functions that call the model have to be traced within it.
 
     Args:
-      rate: share of the values that are dropped, 0 to 1.
-      seed: int; layers of one model need different ones.
+      model: functional model whose layers are changed for so long.
+      seed: of the training.
       step: int64 variable, the optimizer's `iterations`.
     """
+    dropouts = [
+        layer
+        for layer in model.layers
+        if type(layer) is layers.Dropout and layer.noise_shape is None
+    ]
+    for number, layer in enumerate(dropouts):
+        # Not a layer in its place: each other one would belong to two models.
+        layer.call = _stateless(layer.rate, seed * 100_003 + number, step)
+    try:
+        yield
+    finally:
+        for layer in dropouts:
+            del layer.call
 
-    def __init__(self, rate: float, seed: int, step: tf.Variable, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self._rate, self._seed = rate, seed
-        self._now = lambda: step  # in a function Keras does not take it for a weight
 
-    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Drops values, and scales the others so that their mean stays; only in training."""
+def _stateless(rate: float, seed: int, step: tf.Variable) -> Callable:
+    def call(inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if not training:
             return inputs
-        seed = tf.stack([tf.constant(self._seed, tf.int64), tf.cast(self._now(), tf.int64)])
-        return tf.nn.experimental.stateless_dropout(inputs, self._rate, seed)
+        pair = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
+        return tf.nn.experimental.stateless_dropout(inputs, rate, pair)
 
-
-def by_step(model: keras.Model, seed: int, step: tf.Variable) -> keras.Model:
-    """A model on the same layers, its `layers.Dropout` replaced by StepDropout.
-
-    Args:
-      model: functional model; stays as it is.
-      seed: of the training.
-      step: int64 variable.
-
-    Returns:
-      The model itself if it has no dropout.
-    """
-    numbers = {
-        layer.name: number
-        for number, layer in enumerate(model.layers)
-        if type(layer) is layers.Dropout and layer.noise_shape is None
-    }
-    if not numbers:
-        return model
-
-    def kept_or_replaced(layer: layers.Layer) -> layers.Layer:
-        if layer.name not in numbers:
-            return layer
-        own_seed = seed * 100_003 + numbers[layer.name]
-        return StepDropout(layer.rate, own_seed, step, name=layer.name)
-
-    return keras.models.clone_model(model, clone_function=kept_or_replaced)
+    return call

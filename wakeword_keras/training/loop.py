@@ -177,24 +177,24 @@ def fit(
     )
     first_epoch = resume.restore()
     if first_epoch < schedule.epochs and not keep_best.exhausted:
-        dropping = dropout.by_step(forward, data.seed, optimizer.iterations)
-        trainer = MonitoredModel(inputs=dropping.inputs, outputs=dropping.outputs)
+        trainer = MonitoredModel(inputs=forward.inputs, outputs=forward.outputs)
         trainer.compile(optimizer, loss.build(), teacher)
-        trainer.fit(
-            _stream(data, loss, first_epoch, schedule.epochs),
-            steps_per_epoch=steps,
-            initial_epoch=first_epoch,
-            epochs=schedule.epochs,
-            callbacks=[
-                _metrics(forward, data, loss),  # first: the others read its logs
-                callbacks.ProgressLine(schedule.epochs, steps, directory.name),
-                history,
-                keep_best,
-                resume,
-                keras.callbacks.TensorBoard(str(directory / "tensorboard"), write_graph=False),
-            ],
-            verbose=0,
-        )
+        with dropout.by_step(forward, data.seed, optimizer.iterations):
+            trainer.fit(
+                _stream(data, loss, first_epoch, schedule.epochs),
+                steps_per_epoch=steps,
+                initial_epoch=first_epoch,
+                epochs=schedule.epochs,
+                callbacks=[
+                    _metrics(forward, data, loss),  # first: the others read its logs
+                    callbacks.ProgressLine(schedule.epochs, steps, directory.name),
+                    history,
+                    keep_best,
+                    resume,
+                    keras.callbacks.TensorBoard(str(directory / "tensorboard"), write_graph=False),
+                ],
+                verbose=0,
+            )
     keep_best.restore()
 
 
