@@ -223,8 +223,8 @@ def test_json_is_the_report_and_holds_no_nan(run_dir):
     said = json.loads(text, parse_constant=refuse)
     judged = said.pop("verdicts")
     assert said == json.loads(json.dumps(findings_of().to_json()))
-    lines = ["accuracy", "INT8 against QAT", "false accepts", "calibration", "types"]
-    lines += ["device", "ONNX"]
+    lines = ["accuracy", "detection", "INT8 against QAT", "false accepts", "calibration"]
+    lines += ["types", "device", "ONNX"]
     assert [line["line"] for line in judged] == lines
     for name in ("fp32", "qat", "int8_ptq", "int8"):
         assert {"accuracy", "roc_auc", "recall_at_fpr_0_01", "bytes"} <= said["models"][name].keys()

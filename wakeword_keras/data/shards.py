@@ -175,7 +175,15 @@ def _background(corpus: Corpus, clip_samples: int) -> NDArray[np.int16]:
 
 def _info(clip: Clip, wake_words: tuple[str, ...]) -> ClipInfo:
     target = wake_words.index(clip.label) if clip.label in wake_words else -1
-    return ClipInfo(clip.clip_id, clip.label, target, clip.group, clip.speaker, clip.weight)
+    return ClipInfo(
+        clip.clip_id,
+        clip.label,
+        target,
+        clip.group,
+        clip.speaker,
+        clip.weight,
+        clip.synthetic,
+    )
 
 
 def _record(samples: bytes, info: ClipInfo) -> bytes:
