@@ -1,4 +1,6 @@
+import dataclasses
 import json
+from collections.abc import Mapping
 
 import pytest
 
@@ -63,3 +65,37 @@ def test_a_sealed_file_is_read_as_written_and_another_number_is_noticed(tmp_path
     # Only what is said counts, not how it is laid out.
     path.write_text(json.dumps(dict(reversed(json.loads(text).items()))))
     assert json_file.read(path, SCHEMA, "", sealed=True) == GOOD
+
+
+@dataclasses.dataclass
+class Inner:
+    low: float
+
+
+@dataclasses.dataclass
+class Outer:
+    name: str
+    count: int
+    whole: bool
+    length_s: float | None
+    interval: tuple[float, float]
+    inner: Inner
+    by_name: Mapping[str, Inner]
+
+
+def test_a_dataclass_is_a_schema_of_its_own_fields_and_types(tmp_path):
+    schema = json_file.dataclass_fields(Outer, count={"type": "integer", "minimum": 1})
+    good = dataclasses.asdict(Outer("a", 1, True, None, (0.0, 1.0), Inner(2.0), {"b": Inner(3)}))
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(good))
+    json_file.read(path, schema, "")
+    wrong = {"name": 1, "count": 0, "whole": 1, "length_s": "", "interval": [0.0], "more": 1}
+    wrong |= {"inner": {"low": "1"}, "by_name": {"b": {"low": 1, "high": 2}}}
+    for name, value in wrong.items():
+        path.write_text(json.dumps(good | {name: value}))
+        with pytest.raises(InputError, match=name):
+            json_file.read(path, schema, "")
+    for name in good:
+        path.write_text(json.dumps({k: v for k, v in good.items() if k != name}))
+        with pytest.raises(InputError, match="must contain"):
+            json_file.read(path, schema, "")

@@ -5,10 +5,13 @@ types and ranges that its schema says, without NaN or infinity, or one InputErro
 carries the hash of its own content, so that other numbers than those written are noticed.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
 import math
+import types
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,13 @@ from wakeword_keras.files import write_json
 SEAL = "seal"
 SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _LONGEST_MESSAGE = 200
+_TYPES = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    types.NoneType: "null",
+}
 
 
 def fields(**schemas: object) -> dict[str, Any]:
@@ -36,6 +46,35 @@ def dictionary(values: Mapping[str, Any]) -> dict[str, Any]:
 def array(items: Mapping[str, Any]) -> dict[str, Any]:
     """Schema of an array."""
     return {"type": "array", "items": items}
+
+
+def dataclass_fields(dataclass: type, **schemas: object) -> dict[str, Any]:
+    """Schema of an object with exactly the fields of a dataclass, of their types.
+
+    Args:
+      dataclass: its fields are text, numbers, tuples, mappings or dataclasses.
+      schemas: of fields that have less than all values of their type.
+    """
+    hints = typing.get_type_hints(dataclass)
+    names = [field.name for field in dataclasses.fields(dataclass)]
+    all_of_them = {name: schemas.get(name) or _schema(hints[name]) for name in names}
+    return fields(**all_of_them) | {"additionalProperties": False}
+
+
+def _schema(hint: Any) -> dict[str, Any]:
+    arguments = typing.get_args(hint)
+    if hint in _TYPES:
+        return {"type": _TYPES[hint]}
+    if dataclasses.is_dataclass(hint):
+        return dataclass_fields(typing.cast(type, hint))
+    if isinstance(hint, types.UnionType):
+        return {"anyOf": [_schema(argument) for argument in arguments]}
+    if typing.get_origin(hint) is tuple:
+        length = len(arguments)
+        return {**array(_schema(arguments[0])), "minItems": length, "maxItems": length}
+    if typing.get_origin(hint) is Mapping:
+        return dictionary(_schema(arguments[1]))
+    raise TypeError(f"no schema for {hint}")
 
 
 def read(path: str | Path, schema: Mapping[str, Any], mend: str, sealed: bool = False) -> Any:

@@ -30,18 +30,12 @@ from wakeword_keras.names import NOISE, SPEECH, SPLITS, TEST, TRAIN
 
 _PIECES = json_file.fields(
     pieces=json_file.array(
-        json_file.fields(
-            clip_id={"type": "string"},
-            path={"type": "string"},
-            label={"type": "string"},
-            group={"enum": [SPEECH, NOISE]},
-            speaker={"type": "string"},
+        json_file.dataclass_fields(
+            Clip,
             split={"enum": list(SPLITS)},
-            weight={"type": "number", "exclusiveMinimum": 0},
             start_s={"type": "number", "minimum": 0},
             duration_s={"type": "number", "exclusiveMinimum": 0},
         )
-        | {"additionalProperties": False}
     )
 )
 

@@ -36,15 +36,14 @@ _FEATURES = "features.npy"
 _LAYOUT = 2  # raise when the files' layout changes, so that old caches are not read
 
 
-_CLIP = json_file.fields(
-    clip_id={"type": "string"},
-    label={"type": "string"},
-    target={"type": "integer", "minimum": -1},
-    group={"enum": list(GROUPS)},
-    speaker={"type": "string"},
-    weight={"type": "number", "exclusiveMinimum": 0},
+_CLIPS = json_file.array(
+    json_file.dataclass_fields(
+        ClipInfo,
+        target={"type": "integer", "minimum": -1},
+        group={"enum": list(GROUPS)},
+        weight={"type": "number", "exclusiveMinimum": 0},
+    )
 )
-_CLIPS = json_file.array(_CLIP | {"additionalProperties": False})
 _INDEX = json_file.fields(
     wake_words={**json_file.array({"type": "string"}), "minItems": 1},
     clip_samples={"type": "integer", "minimum": 1},

@@ -21,47 +21,6 @@ from wakeword_keras.names import FP32, INT8, INT8_PTQ, QAT, VALIDATION
 from wakeword_keras.streams import scoring
 from wakeword_keras.streams.stream_metrics import StreamMetrics, StreamThreshold
 
-_COUNT = {"type": "integer", "minimum": 0}
-_AMOUNT = {"type": "number", "minimum": 0}
-_NUMBER = {"type": "number"}
-_INTERVAL = {**json_file.array(_NUMBER), "minItems": 2, "maxItems": 2}
-_EXACTLY = {"additionalProperties": False}
-_CLIPS = json_file.fields(
-    logits=json_file.dictionary(_NUMBER) | {"required": [FP32, QAT, INT8_PTQ, INT8]},
-    shift_ci95=json_file.dictionary(_INTERVAL),
-    positives=_COUNT,
-    negatives=_COUNT,
-)
-_STREAM = json_file.fields(
-    threshold=json_file.fields(
-        probability={"type": "number", "minimum": 0, "maximum": 1},
-        logit=_NUMBER,
-        sum=_COUNT,
-        within_budget={"type": "boolean"},
-    )
-    | _EXACTLY,
-    validation=json_file.fields(
-        hours=_AMOUNT,
-        false_accepts=_COUNT,
-        false_accepts_per_hour=_AMOUNT,
-        false_accepts_per_hour_ci95=_INTERVAL,
-        false_accepts_per_hour_upper95=_AMOUNT,
-        positives=_COUNT,
-        misses=_COUNT,
-        miss_rate=_AMOUNT,
-        miss_rate_ci95=_INTERVAL,
-    )
-    | _EXACTLY,
-    streams=_COUNT,
-    windows=_COUNT,
-    rescored=_COUNT,
-    largest_difference_lsb=_AMOUNT,
-)
-_SCHEMA = json_file.fields(
-    clips=_CLIPS | _EXACTLY,
-    streams=json_file.dictionary(_STREAM | _EXACTLY),
-)
-
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -69,6 +28,20 @@ class Thresholds:
 
     clips: ClipThresholds
     streams: Mapping[str, StreamChoice]
+
+
+_PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
+_LOGITS = json_file.dictionary({"type": "number"}) | {"required": [FP32, QAT, INT8_PTQ, INT8]}
+_SCHEMA = json_file.dataclass_fields(
+    Thresholds,
+    clips=json_file.dataclass_fields(ClipThresholds, logits=_LOGITS),
+    streams=json_file.dictionary(
+        json_file.dataclass_fields(
+            StreamChoice,
+            threshold=json_file.dataclass_fields(StreamThreshold, probability=_PROBABILITY),
+        )
+    ),
+)
 
 
 def choose(models: RunModels, data: HeldOut) -> Thresholds:
