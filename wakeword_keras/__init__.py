@@ -6,8 +6,10 @@ this package first, or right after `import tensorflow as tf`, therefore just wor
 has already touched `tf.keras` gets one clear error here instead of a puzzling one from tfmot.
 """
 
+import importlib
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
 from wakeword_keras.errors import InputError
 
@@ -32,4 +34,53 @@ if "tensorflow" in sys.modules:
 else:
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
-__all__ = ["InputError"]
+if TYPE_CHECKING:
+    from wakeword_keras.api import Evaluation, calibrate, evaluate, export_tflite, quantize
+    from wakeword_keras.audio.features import FrontendConfig
+    from wakeword_keras.quantization.range_watch import QuantizationRanges
+    from wakeword_keras.training.callbacks import DetectionMetrics, ProgressLine
+    from wakeword_keras.training.early_warning import EarlyWarning
+    from wakeword_keras.training.hardness import LossWeighting
+    from wakeword_keras.training.losses import FocalLoss
+
+# Imported when they are first asked for: TensorFlow takes seconds, and tools have none to lose.
+_MODULES = {
+    "DetectionMetrics": "training.callbacks",
+    "EarlyWarning": "training.early_warning",
+    "Evaluation": "api",
+    "FocalLoss": "training.losses",
+    "FrontendConfig": "audio.features",
+    "LossWeighting": "training.hardness",
+    "ProgressLine": "training.callbacks",
+    "QuantizationRanges": "quantization.range_watch",
+    "calibrate": "api",
+    "evaluate": "api",
+    "export_tflite": "api",
+    "quantize": "api",
+}
+
+__all__ = [
+    "DetectionMetrics",
+    "EarlyWarning",
+    "Evaluation",
+    "FocalLoss",
+    "FrontendConfig",
+    "InputError",
+    "LossWeighting",
+    "ProgressLine",
+    "QuantizationRanges",
+    "calibrate",
+    "evaluate",
+    "export_tflite",
+    "quantize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

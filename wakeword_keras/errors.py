@@ -7,3 +7,6 @@ class InputError(ValueError):
     The message is one line: it names the offending file, flag or value and says what mends it.
     The command line prints it without a traceback and exits with code 1.
     """
+
+    # Raised inside `fit`, AutoGraph would put pages of its own around the line.
+    ag_pass_through = True

@@ -186,7 +186,7 @@ def write_what_was_opened(run, config, shards, run_models):
     parts = [value.tobytes() for value in models]
     parts += [path.read_bytes() for path in (*run_models.exported.values(),)]
     parts += [path.read_bytes() for path in run_models.onnx.values()]
-    held_out = pipeline._held_out(run, config, shards)
+    held_out = pipeline.held_out(run, config, shards)
     parts += [repr(pipeline.open_thresholds(config)).encode(), repr(held_out.ambient).encode()]
     parts += [repr(shards.clips).encode(), run_models.calibration_set.features.tobytes()]
     digest = hashlib.sha256(b"".join(parts)).hexdigest()

@@ -49,7 +49,7 @@ class Room:
     high_t60_s: float
 
 
-def simulate(count: int, seed: int, longest_ms: int = 400) -> list[NDArray[np.float32]]:
+def simulate(count: int, seed: int, longest_ms: int = 300) -> list[NDArray[np.float32]]:
     """Impulse responses of so many rooms, distances and microphones.
 
     Args:

@@ -167,7 +167,7 @@ def _mix_distance(labels: Sequence[LabelMix]) -> float:
 
 
 def _silent(features: NDArray[np.float32]) -> NDArray[np.bool_]:
-    return np.ptp(features, axis=(1, 2)) == 0
+    return np.ptp(features.reshape(len(features), -1), axis=1) == 0
 
 
 def _tensors(

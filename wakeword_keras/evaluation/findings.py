@@ -1,7 +1,9 @@
 """All that the report says of a run: its exported models on data that trained none of them."""
 
 import dataclasses
+import functools
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import tf_keras as keras
 from numpy.typing import NDArray
 
+from wakeword_keras.affine import Affine
 from wakeword_keras.data.clips import ClipFeatures
 from wakeword_keras.data.shards import split_features
 from wakeword_keras.evaluation import (
@@ -19,16 +22,26 @@ from wakeword_keras.evaluation import (
     layer_error,
     on_tflite_micro,
     runtime_agreement,
+    step_equality,
     stream_evaluation,
 )
 from wakeword_keras.evaluation.clip_thresholds import ClipThresholds
-from wakeword_keras.evaluation.run_models import HeldOut, RunModels, open_scorers, score_clips
+from wakeword_keras.evaluation.run_models import (
+    HeldOut,
+    RunModels,
+    open_scorers,
+    score_clips,
+    stream_settings,
+)
 from wakeword_keras.evaluation.thresholds import Thresholds
 from wakeword_keras.names import FP32_TFLITE, INT8, INT8_PTQ, TEST
 from wakeword_keras.quantization import calibration, fake_quantize
 from wakeword_keras.streams import scoring
 from wakeword_keras.tflite import convert, flatbuffer
 from wakeword_keras.tflite.interpreter import micro_installed
+
+_say = functools.partial(print, flush=True)
+_CLIPS_STEP_BY_STEP = 40  # some 1,300 steps; tools.prove_streaming takes an hour
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,8 @@ class Findings:
       evaluated: every model on clips, and what quantization cost.
       agreements: whether other runtimes say the same.
       on_device: INT8 files on TFLite Micro; empty without the extra `firmware`.
+      step_by_step: the INT8 streaming file against the window file, on each runtime; empty of an
+        architecture that does not stream.
       layers: error layer by layer: fp32_to_int8, qat_to_int8 (of quantization alone, at the QAT
         model's weights) and fp32_to_int8_ptq.
       coverage: whether the calibration clips stand for the test clips.
@@ -50,6 +65,7 @@ class Findings:
     evaluated: clip_evaluation.EvaluationReport
     agreements: tuple[runtime_agreement.Agreement, ...]
     on_device: tuple[on_tflite_micro.MicroCheck, ...]
+    step_by_step: tuple[step_equality.StepEquality, ...]
     layers: dict[str, layer_error.LayerErrors]
     coverage: calibration_coverage.Coverage
     streams: stream_evaluation.StreamReport | None
@@ -62,6 +78,7 @@ class Findings:
         return {
             **self.evaluated.to_json(),
             "agreement": [dataclasses.asdict(pair) for pair in self.agreements],
+            "step_by_step": [dataclasses.asdict(one) for one in self.step_by_step],
             "tflite_micro": [dataclasses.asdict(check) for check in self.on_device],
             "layers": {step: errors.to_json() for step, errors in self.layers.items()},
             "calibration_coverage": self.coverage.to_json(),
@@ -87,19 +104,44 @@ def measure(models: RunModels, data: HeldOut, thresholds: Thresholds) -> Finding
       ValueError: a model gives NaN or infinity.
     """
     evaluated = _clips(models, data, thresholds.clips)
-    print(clip_evaluation.console_table(evaluated), flush=True)
-    agreements = _agreements(models, evaluated)
-    print(runtime_agreement.table(agreements), flush=True)
     test = split_features(data.shards, TEST, data.frontend)
+    found = of_clips(models, evaluated, test, data.frontend.input_affine)
+    if not data.ambient:
+        return found
+    streams = _streams(models, data, thresholds)
+    _say(stream_evaluation.console_table(streams))
+    return dataclasses.replace(found, streams=streams)
+
+
+def of_clips(
+    models: RunModels,
+    evaluated: clip_evaluation.EvaluationReport,
+    test: ClipFeatures,
+    input_affine: Affine,
+    say: Callable[[str], None] = _say,
+) -> Findings:
+    """What clips show, without streams.
+
+    Args:
+      models: FP32 and what became of it.
+      evaluated: all of them on the test clips.
+      test: those clips, front end cold.
+      input_affine: quantization of the input.
+      say: takes tables as they come.
+    """
+    say(clip_evaluation.console_table(evaluated))
+    agreements = _agreements(models, evaluated)
+    say(runtime_agreement.table(agreements))
     on_device = _on_device(models, test.features)
-    print(on_tflite_micro.table(on_device), flush=True)
+    say(on_tflite_micro.table(on_device))
+    step_by_step = _step_by_step(models, test.features)
+    say(step_equality.table(step_by_step))
     unquantized = fake_quantize.unquantized(models.qat, models.fp32)
     layers = _layers(models, unquantized, test)
-    print(layer_error.table(layers["qat_to_int8"], rows=3), flush=True)
-    covered = _coverage(models, unquantized, data, test)
-    streams = _streams(models, data, thresholds) if data.ambient else None
-    if streams is not None:
-        print(stream_evaluation.console_table(streams), flush=True)
+    say(layer_error.table(layers["qat_to_int8"], rows=3))
+    covered = _coverage(models, unquantized, input_affine, test)
+    for warning in covered.warnings:
+        say(f"calibration: {warning}")
     mistaken = confusables.measure(
         evaluated.scores, _clip_thresholds(evaluated), evaluated.wake_words
     )
@@ -107,7 +149,17 @@ def measure(models: RunModels, data: HeldOut, thresholds: Thresholds) -> Finding
         name: {kind: len(names) for kind, names in flatbuffer.tensor_types(path).items()}
         for name, path in models.exported.items()
     }
-    return Findings(evaluated, agreements, on_device, layers, covered, streams, mistaken, tensors)
+    return Findings(
+        evaluated,
+        agreements,
+        on_device,
+        step_by_step,
+        layers,
+        covered,
+        None,
+        mistaken,
+        tensors,
+    )
 
 
 def _clips(
@@ -119,7 +171,7 @@ def _clips(
         score_clips(data, TEST, ("cold",), scorers),
         score_clips(data, TEST, ("warm",), scorers),
         facts,
-        _logits_per_lsb(models),
+        logits_per_lsb(models),
         data.shards.wake_words,
     )
 
@@ -135,11 +187,11 @@ def _agreements(
         evaluated.scores,
         _clip_thresholds(evaluated),
         {name: metrics.bytes for name, metrics in evaluated.models.items()},
-        _logits_per_lsb(models),
+        logits_per_lsb(models),
     )
 
 
-def _logits_per_lsb(models: RunModels) -> float:
+def logits_per_lsb(models: RunModels) -> float:
     """Step of the INT8 model's output."""
     output = flatbuffer.output_affine(models.exported[INT8])
     assert output is not None, "open_tflite has checked that the model is int8"
@@ -156,6 +208,19 @@ def _on_device(
     clips = np.asarray(features[spread], np.float32)
     return tuple(
         on_tflite_micro.check(name, models.exported[name], clips) for name in (INT8_PTQ, INT8)
+    )
+
+
+def _step_by_step(
+    models: RunModels, features: NDArray[np.float32]
+) -> tuple[step_equality.StepEquality, ...]:
+    """On clips one after the other, in one stretch."""
+    if not models.streaming:
+        return ()
+    stretch = np.concatenate(features[:_CLIPS_STEP_BY_STEP])
+    return tuple(
+        step_equality.measure(models.exported[INT8], models.streaming[INT8], [stretch], runtime)
+        for runtime in step_equality.runtimes()
     )
 
 
@@ -177,19 +242,16 @@ def _layers(
 
 
 def _coverage(
-    models: RunModels, unquantized: keras.Model, data: HeldOut, test: ClipFeatures
+    models: RunModels, unquantized: keras.Model, input_affine: Affine, test: ClipFeatures
 ) -> calibration_coverage.Coverage:
-    covered = calibration_coverage.measure(
+    return calibration_coverage.measure(
         unquantized,
         calibration.read_ranges(models.qat),
-        data.frontend.input_affine,
+        input_affine,
         models.calibration_set,
         models.training_labels,
         test,
     )
-    for warning in covered.warnings:
-        print(f"calibration: {warning}", flush=True)
-    return covered
 
 
 def _streams(
@@ -198,7 +260,7 @@ def _streams(
     return stream_evaluation.evaluate(
         thresholds.streams,
         data.split_audio(TEST),
-        scoring.open_models(models.exported),
-        data.stream_settings,
+        scoring.open_models(models.exported, models.streaming),
+        stream_settings(models, data),
         data.max_false_accepts_per_hour,
     )

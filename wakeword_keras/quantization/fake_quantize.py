@@ -16,7 +16,7 @@ from wakeword_keras.quantization import layer_rules, tfmot_access
 from wakeword_keras.quantization.preflight import Problem, check_quantizable
 from wakeword_keras.quantization.shared_ranges import INPUT, RangeGroup, range_groups
 
-__all__ = ["Problem", "check_quantizable", "quantize", "unquantized"]
+__all__ = ["Problem", "check_quantizable", "quantize", "refuse_unquantizable", "unquantized"]
 
 
 def quantize(model: keras.Model, input_affine: Affine) -> keras.Model:
@@ -37,14 +37,20 @@ def quantize(model: keras.Model, input_affine: Affine) -> keras.Model:
     Raises:
       InputError: layers cannot be quantized; the message lists each, with the reason and the mend.
     """
-    problems = check_quantizable(model)
-    if problems:
-        raise InputError(
-            f"model {model.name!r} cannot be quantized: " + "; ".join(map(str, problems))
-        )
+    refuse_unquantizable(model)
     return tfmot_access.wrap(
         model, layer_quantizations(model), (input_affine.low, input_affine.high)
     )
+
+
+def refuse_unquantizable(model: keras.Model) -> None:
+    """Raise InputError if a model has layers that `quantize` does not take."""
+    problems = check_quantizable(model)
+    if problems:
+        raise InputError(
+            f"model {getattr(model, 'name', model)!r} cannot be quantized: "
+            + "; ".join(map(str, problems))
+        )
 
 
 def layer_quantizations(model: keras.Model) -> dict[str, tfmot_access.LayerQuantization]:

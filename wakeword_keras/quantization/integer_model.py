@@ -35,6 +35,12 @@ def device_model(qat: keras.Model, fp32: keras.Model) -> keras.Model:
     return keras.Model(features, _Device(qat, fp32)(features), name=f"device_{fp32.name}")
 
 
+def parts_of(device: keras.Model) -> tuple[keras.Model, keras.Model] | None:
+    """The QAT model and the float model of a device model; None of any other model."""
+    found = [layer for layer in getattr(device, "layers", ()) if isinstance(layer, _Device)]
+    return (found[0].qat, found[0]._structure()) if found else None
+
+
 class _Device(layers.Layer):
     """The whole graph as one layer: it needs every tensor's scale beside its values."""
 

@@ -36,12 +36,13 @@ class _History:
     qat_from: float | None
 
 
-def figures(findings: Findings, run_dir: Path) -> Iterator[tuple[str, Figure]]:
+def figures(findings: Findings, run_dir: Path | None) -> Iterator[tuple[str, Figure]]:
     """Every picture of a run's report.
 
     Args:
       findings: from `findings.measure`.
-      run_dir: learning curves are read from fp32/history.csv and qat/history.csv where they exist.
+      run_dir: learning curves are read from fp32/history.csv and qat/history.csv where they exist;
+        None for none.
 
     Yields:
       Name and figure; "det_streams" only with streams, training's only with a history.
@@ -50,7 +51,7 @@ def figures(findings: Findings, run_dir: Path) -> Iterator[tuple[str, Figure]]:
       InputError: a history.csv is not a table of numbers.
     """
     report = findings.evaluated
-    history = _read_history(run_dir)
+    history = _read_history(run_dir) if run_dir else None
     if history is not None:
         yield from _training_figures(history)
     yield from _curves(report)

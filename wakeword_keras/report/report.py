@@ -38,3 +38,17 @@ def write(findings: Findings, run_dir: str | Path, out_dir: str | Path | None = 
         svgs[name] = style.to_svg(figure, name)
     write_bytes(out / "report.html", page.render(findings, judged, svgs).encode())
     json_file.write_sealed(out / "report.json", content)
+
+
+def page_of(findings: Findings) -> str:
+    """The page of findings without a run: report.html but for learning curves.
+
+    Args:
+      findings: from `findings.of_clips`.
+
+    Returns:
+      HTML, complete.
+    """
+    drawn = figures.figures(findings, None)
+    svgs = {name: style.to_svg(figure, name) for name, figure in drawn}
+    return page.render(findings, verdicts(findings), svgs)

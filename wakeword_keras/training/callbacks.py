@@ -44,6 +44,10 @@ COLUMNS = (
 class DetectionMetrics(keras.callbacks.Callback):
     """Adds val_loss, val_auc and val_recall_at_fpr_0_01 of validation clips to each epoch's logs.
 
+    Attributes:
+      labels: float32 [clips, wake_words], of all conditions.
+      logits: float32, the same shape: those of the last epoch; None before the first ends.
+
     Args:
       model: from features to logits, the one to judge (its weights as they are trained).
       features: arrays float32 [clips, frames, channels] of the same clips under different
@@ -64,7 +68,8 @@ class DetectionMetrics(keras.callbacks.Callback):
         super().__init__()
         self._predict = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
         self._features = features
-        self._labels = np.concatenate([labels] * len(features))
+        self.labels = np.concatenate([labels] * len(features))
+        self.logits: np.ndarray | None = None
         self._loss = loss
         self._batch = batch
 
@@ -82,14 +87,15 @@ class DetectionMetrics(keras.callbacks.Callback):
                 f"epoch {epoch + 1}: training diverged, a logit is not finite: "
                 "lower `learning_rate`"
             )
-        words = [(logits[:, word], self._labels[:, word]) for word in range(self._labels.shape[1])]
+        self.logits = logits
+        words = [(logits[:, word], self.labels[:, word]) for word in range(self.labels.shape[1])]
         auc = [detection.roc_auc(scores, labels) for scores, labels in words]
         recall = [
             detection.recall_at_false_positive_rate(scores, labels, 0.01)
             for scores, labels in words
         ]
         assert logs is not None
-        logs["val_loss"] = float(self._loss(self._labels, logits))
+        logs["val_loss"] = float(self._loss(self.labels, logits))
         logs["val_auc"] = float(np.mean(auc))
         logs["val_recall_at_fpr_0_01"] = float(np.mean(recall))
 

@@ -3,6 +3,8 @@
 Measured on the training batches themselves, from logits that the step has computed anyway.
 """
 
+from typing import Any
+
 import tensorflow as tf
 import tf_keras as keras
 
@@ -12,6 +14,7 @@ from wakeword_keras.training.losses import focal_weight
 _BINS = 512
 
 
+@keras.saving.register_keras_serializable(package="wakeword_keras")
 class LossWeighting(keras.metrics.Metric):
     """Weight of the hardest tenth of an epoch's examples, and groups' shares of the loss.
 
@@ -19,13 +22,18 @@ class LossWeighting(keras.metrics.Metric):
     is what the loss multiplies its cross-entropy by, `hardness^gamma` (focal_weight). A histogram
     over hardness holds what is needed to find the hardest tenth at the end of an epoch.
 
+    In plain Keras: `model.compile(optimizer, FocalLoss(2.0), metrics=[LossWeighting(2.0)])`; there
+    are no groups then, and no shares.
+
     Args:
       gamma: of the focal loss; 0 for cross-entropy.
+      name: of the metric.
     """
 
-    def __init__(self, gamma: float) -> None:
-        super().__init__(name="weighting")
+    def __init__(self, gamma: float, name: str = "weighting", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
         self._gamma = gamma
+        self._grouped = False
         self._count = self.add_weight("count", (_BINS,), initializer="zeros")
         self._weight = self.add_weight("weight", (_BINS,), initializer="zeros")
         self._loss = self.add_weight("loss", (len(GROUPS),), initializer="zeros")
@@ -36,14 +44,19 @@ class LossWeighting(keras.metrics.Metric):
         y_pred: tf.Tensor,
         groups: tf.Tensor | None = None,
         losses: tf.Tensor | None = None,
+        sample_weight: tf.Tensor | None = None,
     ) -> None:
-        """Add a batch: labels and logits [batch, wake_words], groups int32 and losses [batch]."""
+        """Add a batch: labels and logits [batch, wake_words], groups int32 and losses [batch].
+
+        Keras passes `sample_weight`, too: what an example weighs elsewhere is no matter here.
+        """
         hardness = tf.reshape(focal_weight(y_true, y_pred, 1.0, None), [-1])
         weight = tf.reshape(focal_weight(y_true, y_pred, self._gamma, None), [-1])
         bins = tf.cast(tf.minimum(hardness * _BINS, _BINS - 1), tf.int32)
         self._count.assign_add(tf.math.unsorted_segment_sum(tf.ones_like(weight), bins, _BINS))
         self._weight.assign_add(tf.math.unsorted_segment_sum(weight, bins, _BINS))
         if groups is not None:
+            self._grouped = True
             self._loss.assign_add(tf.math.unsorted_segment_sum(losses, groups, len(GROUPS)))
 
     def reset_state(self) -> None:
@@ -62,10 +75,18 @@ class LossWeighting(keras.metrics.Metric):
             hardest, rest = tf.reduce_sum(part * weight), tf.reduce_sum((1 - part) * weight)
             return tf.math.divide_no_nan(9 * hardest, rest)
 
-        total = tf.reduce_sum(self._loss)
-        shares = tf.unstack(tf.math.divide_no_nan(self._loss, total))
-        return {
+        found = {
             "hardest_tenth_weight": ratio(self._weight),
             "hardest_tenth_weight_ce": ratio(self._count),  # cross-entropy weighs each with 1
-            **{f"share_{group}": share for group, share in zip(GROUPS, shares, strict=True)},
         }
+        if not self._grouped:
+            return found
+        total = tf.reduce_sum(self._loss)
+        shares = tf.unstack(tf.math.divide_no_nan(self._loss, total))
+        return found | {
+            f"share_{group}": share for group, share in zip(GROUPS, shares, strict=True)
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that build this metric again."""
+        return super().get_config() | {"gamma": self._gamma}

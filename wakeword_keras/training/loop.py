@@ -18,6 +18,7 @@ from wakeword_keras.data.shards import Shards
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import TRAIN
 from wakeword_keras.training import batches, callbacks, dropout
+from wakeword_keras.training.early_warning import EarlyWarning
 from wakeword_keras.training.losses import FocalLoss, prior_bias
 from wakeword_keras.training.trainer import MonitoredModel
 
@@ -179,6 +180,7 @@ def fit(
     if first_epoch < schedule.epochs and not keep_best.exhausted:
         trainer = MonitoredModel(inputs=forward.inputs, outputs=forward.outputs)
         trainer.compile(optimizer, loss.build(), teacher)
+        metrics = _metrics(forward, data, loss)
         with dropout.by_step(forward, data.seed, optimizer.iterations):
             trainer.fit(
                 _stream(data, loss, first_epoch, schedule.epochs),
@@ -186,7 +188,8 @@ def fit(
                 initial_epoch=first_epoch,
                 epochs=schedule.epochs,
                 callbacks=[
-                    _metrics(forward, data, loss),  # first: the others read its logs
+                    metrics,  # first: the others read its logs
+                    EarlyWarning(metrics, data.shards.wake_words),
                     callbacks.ProgressLine(schedule.epochs, steps, directory.name),
                     history,
                     keep_best,

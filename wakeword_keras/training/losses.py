@@ -17,10 +17,14 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
+from wakeword_keras.errors import InputError
+
 _LARGEST_PRODUCT_GAMMA = 5
 # Grappler fuses a negation with the unary kernel that follows, and Eigen then shards even 4,096
 # elements over the threads, which is five times slower. A product is not fused.
 _MINUS = -1.0
+# Operations behind which a model's last one still shows.
+_PASSING = ("Identity", "Cast", "Reshape", "Squeeze")
 
 
 def sigmoid_focal_loss(
@@ -104,7 +108,8 @@ class FocalLoss(keras.losses.Loss):
     """Sigmoid focal loss as a Keras loss: the mean over wake words, then Keras' reduction.
 
     `sample_weight`, one per clip, multiplies a clip's loss once. Formula and domains: see
-    `sigmoid_focal_loss`.
+    `sigmoid_focal_loss`. Probabilities in the logits' place are noticed when `fit` traces its step,
+    labels out of their domain in every batch (not under `jit_compile`, which has no assertions).
 
     Args:
       gamma: focusing exponent, >= 0.
@@ -135,8 +140,15 @@ class FocalLoss(keras.losses.Loss):
         self.soft_labels = bool(soft_labels)
 
     def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
-        """Loss of each clip: [clips, wake_words] labels and logits -> float32 [clips]."""
+        """Loss of each clip: [clips, wake_words] labels and logits -> float32 [clips].
+
+        Raises:
+          InputError: `y_pred` comes out of a sigmoid or softmax.
+          ValueError, in a graph InvalidArgumentError: labels out of their domain.
+        """
         labels, logits = _as_floats(y_true, y_pred)
+        _refuse_probabilities(y_pred)
+        _assert_domain(labels, self.soft_labels)
         if self.label_smoothing:
             labels = labels * (1.0 - self.label_smoothing) + 0.5 * self.label_smoothing
         losses = sigmoid_focal_loss(
@@ -215,6 +227,28 @@ def _power(base, log_base, gamma: float) -> tf.Tensor:
     return tf.exp(gamma * log_base())
 
 
+def _refuse_probabilities(predicted: Any) -> None:
+    """Look at what computes a prediction, for nothing while a graph is traced."""
+    squashed = hasattr(predicted, "_keras_logits")  # how Keras' own losses find out
+    if tf.is_tensor(predicted) and not hasattr(predicted, "numpy"):
+        operation = predicted.op
+        while operation.type in _PASSING:
+            operation = operation.inputs[0].op
+        squashed |= operation.type in ("Sigmoid", "Softmax")
+    if squashed:
+        raise InputError(
+            "FocalLoss takes logits, but the model ends in probabilities: leave the sigmoid or "
+            "softmax out of its last layer"
+        )
+
+
+def _assert_domain(labels: tf.Tensor, soft: bool) -> None:
+    squares = tf.square(labels)
+    inside = labels >= squares if soft else tf.equal(labels, squares)
+    told = "between 0 and 1" if soft else "0 or 1 (between them only with soft_labels=True)"
+    tf.debugging.Assert(tf.reduce_all(inside), [f"FocalLoss: labels must be {told}"], 1)
+
+
 def _refuse_soft(labels: tf.Tensor) -> None:
     soft = tf.boolean_mask(labels, (labels != 0.0) & (labels != 1.0)).numpy()
     if soft.size:
@@ -228,12 +262,12 @@ def _alpha_t(labels, alpha: float | None):
 def _as_floats(labels: Any, logits: Any) -> tuple[tf.Tensor, tf.Tensor]:
     logits = tf.convert_to_tensor(logits)
     if not logits.dtype.is_floating:
-        raise ValueError(f"logits must be floats, got {logits.dtype.name}")
+        raise InputError(f"logits must be floats, got {logits.dtype.name}")
     if logits.dtype in (tf.float16, tf.bfloat16):
         logits = tf.cast(logits, tf.float32)
     labels = tf.cast(labels, logits.dtype)
     if not labels.shape.is_compatible_with(logits.shape):
-        raise ValueError(f"labels of shape {labels.shape} for logits of shape {logits.shape}")
+        raise InputError(f"labels of shape {labels.shape} for logits of shape {logits.shape}")
     return labels, logits
 
 
