@@ -135,7 +135,17 @@ DAMAGES = (
     write_another_kind,
     put_a_folder,
 )
-READ = ("*.json", "*.flags", "*.npz", "*.csv", "*.tflite", "*.onnx", "golden/*")
+READ = (
+    "*.json",
+    "run.json",
+    "manifest.json",
+    "*.flags",
+    "*.npz",
+    "*.csv",
+    "*.tflite",
+    "*.onnx",
+    "golden/*",
+)
 
 
 def damage(folder, number):
@@ -144,10 +154,8 @@ def damage(folder, number):
     run = folder / "damaged"
     shutil.rmtree(run, ignore_errors=True)
     shutil.copytree(folder / "run", run)
-    read = {path for pattern in READ for path in run.rglob(pattern)}
-    files = sorted(path for path in run.rglob("*") if path.is_file() and path.name != "run.lock")
-    if rng.integers(8):
-        files = [path for path in files if path in read]
+    pattern = [*READ, "*.*"][rng.integers(len(READ) + 1)]
+    files = sorted(path for path in run.rglob(pattern) if path.is_file())
     path, change = files[rng.integers(len(files))], DAMAGES[number % len(DAMAGES)]
     change(path, rng, folder)
     return run, path, change.__name__
