@@ -12,6 +12,7 @@ from flags import config
 from wakeword_keras import labels
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.audio.features import FrontendConfig
+from wakeword_keras.data.ambient_features import AmbientConfig
 from wakeword_keras.data.corpus import CorpusConfig
 from wakeword_keras.errors import InputError
 from wakeword_keras.quantization.finetuning import QatConfig
@@ -27,6 +28,7 @@ PARTS = {
     "frontend": FrontendConfig,
     "augment": AugmentConfig,
     "data": DataConfig,
+    "ambient": AmbientConfig,
     "loss": LossConfig,
     "train": TrainConfig,
     "qat": QatConfig,

@@ -6,6 +6,7 @@ from tf_keras import layers
 
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.audio.features import FrontendConfig
+from wakeword_keras.data.ambient_features import AmbientConfig
 from wakeword_keras.data.corpus import CorpusConfig, read_corpus
 from wakeword_keras.data.shards import split_features, write_shards
 from wakeword_keras.quantization.finetuning import QatConfig
@@ -66,6 +67,7 @@ def stream_run(tmp_path_factory):
         frontend=FrontendConfig(),
         augment=AugmentConfig(),
         data=DataConfig(batch=8, echo=2, shuffle=32),
+        ambient=AmbientConfig(),
         loss=LossConfig(),
         train=TrainConfig(epochs=1),
         qat=QatConfig(qat_epochs=1),

@@ -70,8 +70,9 @@ def _schema(hint: Any) -> dict[str, Any]:
     if isinstance(hint, types.UnionType):
         return {"anyOf": [_schema(argument) for argument in arguments]}
     if typing.get_origin(hint) is tuple:
+        items = array(_schema(arguments[0]))
         length = len(arguments)
-        return {**array(_schema(arguments[0])), "minItems": length, "maxItems": length}
+        return items if ... in arguments else items | {"minItems": length, "maxItems": length}
     if typing.get_origin(hint) is Mapping:
         return dictionary(_schema(arguments[1]))
     raise TypeError(f"no schema for {hint}")

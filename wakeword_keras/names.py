@@ -7,6 +7,10 @@ SPLITS = (TRAIN, VALIDATION, TEST)
 POSITIVE, SPEECH, NOISE = "positive", "speech", "noise"
 GROUPS = (POSITIVE, SPEECH, NOISE)
 """What a clip is to the wake word: the phrase itself, other speech, or no speech."""
+STREAM, HARD = "stream", "hard"
+EXAMPLES = (*GROUPS, STREAM, HARD)
+"""What a training example is: a clip of a group, a window of ambient audio, or a negative that came
+near to firing."""
 
 BACKGROUND_NOISE, SILENCE, AMBIENT = "_background_noise_", "_silence_", "_ambient_"
 """Labels of clips without speech, and of pieces of long recordings."""

@@ -26,15 +26,10 @@ def joined(corpus, *folders):
     return ambient.join(corpus, [str(folder) for folder in folders], CONFIG)
 
 
-def pieces(corpus):
-    """Every ambient piece, of all splits."""
-    return [clip for clip in corpus.clips if clip.label == AMBIENT] + list(corpus.streams)
-
-
 def moments(corpus, split):
     return {
         (clip.path, round(float(moment), 2))
-        for clip in pieces(corpus)
+        for clip in corpus.streams
         if clip.split == split
         for moment in np.arange(clip.start_s + 0.05, clip.start_s + clip.duration_s, 0.1)
     }
@@ -42,16 +37,13 @@ def moments(corpus, split):
 
 def test_speakers_are_disjoint_and_streams_are_no_clips(corpus, tmp_path):
     whole = joined(corpus, write_ambient(tmp_path / "ambient", SPEAKERS))
-    speakers = {s: {c.speaker for c in pieces(whole) if c.split == s} for s in SPLITS}
+    speakers = {s: {c.speaker for c in whole.streams if c.split == s} for s in SPLITS}
     assert sorted(name for found in speakers.values() for name in found) == SPEAKERS
     assert {len(found) for found in speakers.values()} == {2}
-    assert {stream.split for stream in whole.streams} == {"validation", "test"}
-    clips = {clip.path for clip in whole.clips}
-    assert clips.isdisjoint(stream.path for stream in whole.streams)
-    added = [clip for clip in whole.clips if clip.label == AMBIENT]
-    assert {(clip.split, clip.group) for clip in added} == {("train", SPEECH)}
-    assert max(clip.duration_s for clip in added) == 0.5
-    assert [clip for clip in whole.clips if clip.label != AMBIENT] == list(corpus.clips)
+    assert {(piece.label, piece.group) for piece in whole.streams} == {(AMBIENT, SPEECH)}
+    assert whole.clips == corpus.clips
+    streams = [ambient.of_split(whole.streams, split) for split in SPLITS]
+    assert [[len(pieces) for pieces in found] for found in streams] == [[1, 1]] * 3
 
 
 def test_the_hash_covers_every_split_of_the_ambient_audio(corpus, tmp_path):
@@ -61,9 +53,9 @@ def test_the_hash_covers_every_split_of_the_ambient_audio(corpus, tmp_path):
     assert joined(corpus, folder) == before
     moved = shutil.move(folder, tmp_path / "elsewhere")
     assert joined(corpus, moved).sha256 == before.sha256
-    for split in ("validation", "test"):
+    for number, split in enumerate(SPLITS):
         (changed,) = [s for s in joined(corpus, moved).streams if s.split == split][:1]
-        audio_file.write(changed.path, np.full(16000, 7, np.int16))
+        audio_file.write(changed.path, np.full(16000, 7 + number, np.int16))
         after = joined(corpus, moved).sha256
         assert after != before.sha256
         before = dataclasses.replace(before, sha256=after)
@@ -82,7 +74,7 @@ def test_fewer_than_three_speakers_are_split_by_time_without_overlap(corpus, tmp
 def test_a_speaker_of_the_corpus_stays_in_the_split(corpus, tmp_path):
     pinned = {"train-1": "train", "validation-1": "validation", "test-1": "test"}
     folder = write_ambient(tmp_path / "ambient", [*SPEAKERS, *pinned])
-    found = {clip.speaker: clip.split for clip in pieces(joined(corpus, folder))}
+    found = {clip.speaker: clip.split for clip in joined(corpus, folder).streams}
     assert {name: found[name] for name in pinned} == pinned
 
 
@@ -91,7 +83,7 @@ def test_ambient_audio_that_the_corpus_holds_is_left_out(corpus, tmp_path):
     for name in SPEAKERS:
         shutil.copy(tmp_path / "words" / "test-no-1.wav", folder / name / "copied.wav")
     whole = joined(corpus, folder)
-    assert not [clip for clip in pieces(whole) if "copied" in clip.clip_id]
+    assert not [clip for clip in whole.streams if "copied" in clip.clip_id]
     assert any("6 ambient recordings left out" in message for message in whole.messages)
 
 

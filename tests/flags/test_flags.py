@@ -17,8 +17,8 @@ from wakeword_keras.training.loop import LossConfig
 
 # What a number is counted in, or the range of one that is a share.
 UNIT = re.compile(
-    r"\b(milliseconds|Hz|dB|percent|per hour|0 to (below )?1|passes|epochs|clips|frames|channels|"
-    r"masks|voices|threads|steps|times|octaves)\b"
+    r"\b(milliseconds|Hz|dB|percent|per hour|0 to (below )?1|passes|epochs|hours|clips|examples|"
+    r"frames|channels|masks|voices|threads|steps|times|octaves)\b"
 )
 UNIT_OF_SUFFIX = {
     "ms": "milliseconds", "hz": "Hz", "db": "dB", "percent": "percent", "hour": "per hour",

@@ -168,6 +168,8 @@ def test_history_has_one_row_an_epoch(finished, stage, epochs):
     assert [row["epoch"] for row in history] == [str(i + 1) for i in range(epochs)]
     for row in history:
         assert bool(row.pop("logit_error")) == (stage == "qat")  # FP32 has no teacher
+        heard = [row.pop(name) for name in callbacks.HEARD_COLUMNS]
+        assert not any(heard)  # no ambient audio
         assert all(np.isfinite(float(value)) for value in row.values())
         shares = [float(row[name]) for name in row if name.startswith("share_")]
         assert sum(shares) == pytest.approx(1, abs=1e-5)

@@ -6,10 +6,14 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
+from wakeword_keras.data.ambient_features import AmbientConfig, FeatureStreams, Windows
+from wakeword_keras.data.shards import WARM_MS, split_features, spoken_features
 from wakeword_keras.errors import InputError
-from wakeword_keras.training import callbacks, loop
+from wakeword_keras.training import callbacks, hard_negatives, loop
 from wakeword_keras.training.batches import DataConfig
+from wakeword_keras.training.listening import ValidationStreams
 from wakeword_keras.training.loop import LossConfig, TrainConfig
+from wakeword_keras.training.negatives import Negatives
 
 CONFIG = TrainConfig(epochs=3, learning_rate=0.01)
 
@@ -245,3 +249,82 @@ def test_targets_of_several_wake_words_each_get_their_bias():
     # By hand: (2 + 1) / 6 and (1 + 1) / 6.
     expected = [np.log(0.5 / 0.5), np.log((1 / 3) / (2 / 3))]
     np.testing.assert_allclose(model.layers[-1].bias.numpy(), expected, atol=1e-6)
+
+
+@pytest.fixture
+def listening_data(training_data):
+    """Training data with half of each batch from streams and hard negatives, and validation."""
+    frontend = training_data.frontend
+    rng = np.random.default_rng(5)
+    values = rng.uniform(0, 20, (3000, 40)).astype(np.float32)
+    bounds = np.asarray([[0, 1200], [1200, 3000]])
+    part = FeatureStreams(values, bounds, "made", (), bounds[:, 0])
+    frames = frontend.num_frames(training_data.shards.clip_samples)
+    windows = Windows([part], frames, frontend)
+    config = AmbientConfig(
+        ambient_share=0.25, hard_share=0.25, hard_windows=20, listen_every=1, listen_hours=0.004
+    )
+    clips = split_features(training_data.shards, "train", frontend, "warm")
+    spoken = spoken_features(training_data.shards, "validation", frontend)
+    streams = ValidationStreams(windows, spoken.features, spoken.targets, WARM_MS, 0.5)
+    return replace(training_data, negatives=Negatives(windows, clips, config), streams=streams)
+
+
+def test_a_resumed_training_with_hard_negatives_equals_one_that_was_not_interrupted(
+    tiny_model, listening_data, tmp_path, monkeypatch
+):
+    whole = copy_of(tiny_model)
+    loop.train(whole, listening_data, LossConfig(), CONFIG, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_in(patch, epoch=2, batch=9)  # the pool after epoch 2 is in use
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(
+                copy_of(tiny_model), listening_data, LossConfig(), CONFIG, tmp_path / "interrupted"
+            )
+    resumed = copy_of(tiny_model)
+    loop.train(resumed, listening_data, LossConfig(), CONFIG, tmp_path / "interrupted")
+    for a, b in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+    ours, theirs = (
+        hard_negatives.read_pools(tmp_path / name / loop.HARD_NEGATIVES)
+        for name in ("interrupted", "whole")
+    )
+    assert [pool.epoch for pool in ours] == [1, 2, 3]
+    assert [pool.from_step for pool in ours] == [11 * epoch + 8 for epoch in (1, 2, 3)]
+    for a, b in zip(theirs, ours, strict=True):
+        assert (a.windows, a.clips, a.false_accepts) == (b.windows, b.clips, b.false_accepts)
+
+
+def test_an_epoch_logs_what_was_heard_and_where_the_loss_comes_from(
+    tiny_model, listening_data, tmp_path, capsys
+):
+    loop.train(tiny_model, listening_data, LossConfig(), CONFIG, tmp_path / "fp32")
+    rows = epochs_in(tmp_path / "fp32")
+    assert all(0 <= float(row["val_stream_recall"]) <= 1 for row in rows)
+    assert all(0 <= float(row["val_stream_mean_recall"]) <= 1 for row in rows)
+    assert all(float(row["train_false_accepts_per_hour"]) >= 0 for row in rows)
+    assert float(rows[0]["share_stream"]) > 0
+    assert [float(row["share_hard"]) > 0 for row in rows] == [False, True, True]
+    shares = [float(value) for name, value in rows[2].items() if name.startswith("share_")]
+    assert sum(shares) == pytest.approx(1, abs=1e-5)
+    said = capsys.readouterr().out
+    assert said.count("false accepts per hour at") == said.count("at the budget") == 3
+    assert "made[" in said
+
+
+def test_recall_in_streams_chooses_the_best_epoch_where_there_is_any(tiny_model, tmp_path):
+    history = callbacks.HistoryCsv(tmp_path / "history.csv")
+    keep = callbacks.KeepBest(tiny_model, history, patience=9)
+
+    def best(*epochs):
+        names = ("val_auc", "val_stream_recall", "val_stream_mean_recall")
+        rows = [dict(zip(names, values, strict=False)) for values in epochs]
+        unknown = dict.fromkeys(callbacks.COLUMNS, np.nan)
+        history.rows = [{**unknown, "epoch": i + 1, **row} for i, row in enumerate(rows)]
+        return keep.best_epoch()
+
+    assert best((0.9,), (0.99,), (0.98,)) == 2
+    assert best((1.0,), (0.8, 0.5, 0.6)) == 2  # not heard: no candidate
+    assert best((0.8, 0.6, 0.6), (0.9, 0.5, 0.9), (0.9,)) == 1
+    assert best((0.8, 0.6, 0.6), (0.9, 0.6, 0.7), (0.9, 0.6, 0.65)) == 2
+    assert best((0.8, 0.6, 0.7), (0.9, 0.6, 0.7)) == 2

@@ -1,14 +1,13 @@
 """Long recordings without a wake word: a third trains, two thirds are streams that are listened to.
 
-A model trained on isolated words fires on running speech, so the training third is cut into clips
-and joins the corpus. The validation and the test third are never cut and never among the clips:
-each speaker's recordings, one after the other, are one stream. Splits are speaker-disjoint; who is
-in the corpus already stays in the same split here. With fewer than three speakers left to choose
-from, time is split instead, and a message says so.
+A model trained on isolated words fires on running speech, so a third trains, as windows from
+anywhere in it (see ambient_features.py). None is ever among the clips: each speaker's recordings,
+one after the other, are one stream. Splits are speaker-disjoint; who is in the corpus already stays
+in the same split here. With fewer than three speakers left to choose from, time is split instead,
+and a message says so.
 """
 
 import hashlib
-import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from wakeword_keras.data.recordings import (
 )
 from wakeword_keras.errors import InputError
 from wakeword_keras.files import write_json
-from wakeword_keras.names import NOISE, SPEECH, SPLITS, TEST, TRAIN
+from wakeword_keras.names import NOISE, SPEECH, SPLITS, TEST
 
 _PIECES = json_file.fields(
     pieces=json_file.array(
@@ -36,7 +35,8 @@ _PIECES = json_file.fields(
             start_s={"type": "number", "minimum": 0},
             duration_s={"type": "number", "exclusiveMinimum": 0},
         )
-    )
+    ),
+    contents=json_file.dictionary({"type": "string"}),
 )
 
 
@@ -48,11 +48,12 @@ def join(corpus: Corpus, ambient_dirs: Sequence[str], config: CorpusConfig) -> C
     Args:
       corpus: from `read_corpus`.
       ambient_dirs: folders of long recordings, `<speaker>/.../<recording>`.
-      config: length of a clip; whether bad files are skipped.
+      config: length of a clip, of which every split holds one at least; whether bad files are
+        skipped.
 
     Returns:
-      The corpus with the training third among its clips (label AMBIENT, group SPEECH), the
-      others as `streams`, sorted by id; its hash covers all of them.
+      The corpus with pieces of all three splits as `streams` (label AMBIENT, group SPEECH), sorted
+      by id; its hash covers all of them.
 
     Raises:
       InputError: a folder or a file is wrong, or there is too little for three splits.
@@ -68,18 +69,13 @@ def _join(
     recordings, seconds, contents = _read(corpus, ambient_dirs, config, messages)
     # Pieces of noise are split by time: whose name they carry says nothing.
     pinned = {clip.speaker: clip.split for clip in corpus.clips if clip.group != NOISE}
-    pieces = list(_split(recordings, seconds, pinned, messages))
-    streams = sorted(
-        (piece for piece in pieces if piece.split != TRAIN), key=lambda piece: piece.clip_id
-    )
-    cut = [clip for piece in pieces if piece.split == TRAIN for clip in _cut(piece, config.clip_ms)]
-    _check(pieces, config.clip_ms)
-    messages.append(_remark(pieces))
-    by_id = {clip.clip_id: contents[clip.path] for clip in (*cut, *streams)}
+    streams = sorted(_split(recordings, seconds, pinned, messages), key=lambda piece: piece.clip_id)
+    _check(streams, config.clip_ms)
+    messages.append(_remark(streams))
+    by_id = {piece.clip_id: contents[piece.path] for piece in streams}
     return replace(
         corpus,
-        clips=tuple(sorted((*corpus.clips, *cut), key=lambda clip: clip.clip_id)),
-        sha256=hash_clips((*cut, *streams), by_id, corpus.sha256),
+        sha256=hash_clips(streams, by_id, corpus.sha256),
         messages=tuple(messages),
         contents=corpus.contents | contents,
         streams=tuple(streams),
@@ -110,6 +106,15 @@ def join_test(corpus: Corpus, ambient_dirs: Sequence[str], config: CorpusConfig)
         contents=corpus.contents | contents,
         streams=tuple(sorted(pieces, key=lambda piece: piece.clip_id)),
     )
+
+
+def of_split(pieces: Iterable[Clip], split: str) -> tuple[tuple[Clip, ...], ...]:
+    """The streams of a split: the pieces of each speaker, in the order in which they are given."""
+    by_speaker: dict[str, list[Clip]] = defaultdict(list)
+    for piece in pieces:
+        if piece.split == split:
+            by_speaker[piece.speaker].append(piece)
+    return tuple(tuple(said) for said in by_speaker.values())
 
 
 def _read(
@@ -222,17 +227,6 @@ def _piece(recording: Recording, split: str, start_s: float, duration_s: float) 
     )
 
 
-def _cut(piece: Clip, clip_ms: int) -> Iterator[Clip]:
-    """Consecutive clips; a rest under half a clip is left."""
-    total_ms = (piece.duration_s or 0.0) * 1000
-    name = piece.clip_id.partition("#")[0]
-    for index in range(max(1, math.floor(total_ms / clip_ms + 0.5))):
-        start_s = piece.start_s + index * clip_ms / 1000
-        duration_s = min(clip_ms, total_ms - index * clip_ms) / 1000
-        clip_id = f"{name}#{round(start_s * 1000)}"
-        yield replace(piece, clip_id=clip_id, start_s=start_s, duration_s=duration_s)
-
-
 def _check(pieces: Iterable[Clip], clip_ms: int) -> None:
     held: dict[str, float] = defaultdict(float)
     for piece in pieces:
@@ -254,17 +248,18 @@ def _remark(pieces: Iterable[Clip]) -> str:
     return f"ambient recordings, hours and speakers: {', '.join(parts)}"
 
 
-def write_pieces(pieces: Iterable[Clip], path: Path) -> None:
-    """Write held-out pieces as JSON, atomically, for `read_pieces`."""
+def write_pieces(pieces: Iterable[Clip], contents: Mapping[str, str], path: Path) -> None:
+    """Write pieces and the hash of each one's file by clip id as JSON, for `read_pieces`."""
     absolute = [asdict(piece) | {"path": os.path.abspath(piece.path)} for piece in pieces]
-    write_json(path, {"pieces": absolute})
+    write_json(path, {"pieces": absolute, "contents": contents})
 
 
-def read_pieces(path: Path) -> list[Clip]:
-    """Read what `write_pieces` wrote.
+def read_pieces(path: Path) -> tuple[list[Clip], dict[str, str]]:
+    """Read what `write_pieces` wrote: the pieces and the hashes.
 
     Raises:
       InputError: the file is missing or damaged.
     """
     mend = "delete it and repeat the command that began the run"
-    return [Clip(**piece) for piece in json_file.read(path, _PIECES, mend)["pieces"]]
+    content = json_file.read(path, _PIECES, mend)
+    return [Clip(**piece) for piece in content["pieces"]], content["contents"]

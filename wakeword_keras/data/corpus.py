@@ -116,7 +116,7 @@ class Corpus:
       sha256: of the wake words and of everything about the clips but where the files lie.
       messages: one line each on what was dropped, assumed or found suspicious.
       contents: hash of every sound file's samples, by path.
-      streams: held-out pieces of ambient recordings (see ambient.py), never among the clips.
+      streams: pieces of ambient recordings (see ambient.py), never among the clips.
     """
 
     wake_words: tuple[str, ...]
@@ -132,7 +132,7 @@ class Corpus:
             "wake_words": list(self.wake_words),
             "sha256": self.sha256,
             "splits": {split: _summarize(self.clips, split) for split in SPLITS},
-            "streams": {split: _summarize(self.streams, split) for split in SPLITS[1:]},
+            "streams": {split: _summarize(self.streams, split) for split in SPLITS},
             "messages": list(self.messages),
         }
 

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from wakeword_keras.names import GROUPS, NOISE, SPLITS, TRAIN
 CONDITIONS = ("cold", "warm")
 CLIPS_PER_SHARD = 1024
 WARM_MS = 1000
+AFTER_MS = 500  # in a stream a wake word has to be detected by then after its clip's end
 BACKGROUND_STRETCHES = 512  # about 25 minutes of noise: variety enough, and under 50 MB
 _FEATURES = "features.npy"
 _LAYOUT = 2  # raise when the files' layout changes, so that old caches are not read
@@ -270,13 +271,46 @@ def _write_features(
         unit="clip",
         disable=None,
     )
+    rows = (
+        compute(prepare(clip, i)[None], frontend, frames=frames)[0]
+        for i, clip in enumerate(samples)
+    )
+    _write_rows(folder / _FEATURES, rows, shape)
+
+
+def _write_rows(path: Path, rows: Iterable[NDArray[np.float32]], shape: tuple[int, ...]) -> None:
+    """An array as .npy, row by row: writing to a memory map ends the process on a full disk."""
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    # Not a memory map: writing to one ends the process where the disk is full.
-    with open(folder / _FEATURES, "wb") as file:
+    with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for i, clip in enumerate(samples):
-            features = compute(prepare(clip, i)[None], frontend, frames=frames)[0]
-            file.write(features.astype("<f4").tobytes())
+        for row in rows:
+            file.write(row.astype("<f4").tobytes())
+
+
+def spoken_features(shards: Shards, split: str, frontend: FrontendConfig) -> ClipFeatures:
+    """Features of a split's wake words in noise, as streams hear them, cached on disk.
+
+    Args:
+      shards, split, frontend: as `split_features` takes them.
+
+    Returns:
+      ClipFeatures, memory-mapped: WARM_MS of noise, the clip, AFTER_MS of noise.
+    """
+    folder = shards.directory / f"{split}-spoken-{_key(frontend, WARM_MS, AFTER_MS)}"
+    spoken = tuple(clip for clip in shards.clips[split] if clip.target >= 0)
+    around = (WARM_MS + AFTER_MS) * audio_file.SAMPLE_RATE_HZ // 1000
+    frames = frontend.num_frames(shards.clip_samples + around)
+
+    def write(path: Path) -> None:
+        mix = in_noise(shards, split, AFTER_MS)
+        shape = (len(spoken), frames, frontend.channels)
+        clips = zip(shards.clips[split], read_audio(shards, split), strict=True)
+        mixed = (mix(sound, i) for i, (clip, sound) in enumerate(clips) if clip.target >= 0)
+        rows = (compute(samples[None], frontend)[0] for samples in mixed)
+        _write_rows(path / _FEATURES, rows, shape)
+
+    files.build_folder(folder, write)
+    return ClipFeatures(spoken, np.load(folder / _FEATURES, mmap_mode="r"))
 
 
 def in_noise(

@@ -73,7 +73,7 @@ def measure(
     """False accepts in a split's streams and misses of its wake words.
 
     A wake word is missed unless the model fires between its clip's start and the end of the sound
-    around it (`scoring.AFTER_MS` later).
+    around it (`shards.AFTER_MS` later).
 
     Args:
       found: from `score` on the same audio.

@@ -156,7 +156,14 @@ def _training_figures(history: _History) -> Iterator[tuple[str, Figure]]:
         title = "Weight of the hardest tenth over the rest"
         line = ("cross-entropy", 1.0)
         yield "focal", plots.training_curve(title, *stages, weight, log=True, reference=line)
-    if parts := found(wake_word="share_positive", speech="share_speech", noise="share_noise"):
+    parts = found(
+        wake_word="share_positive",
+        speech="share_speech",
+        noise="share_noise",
+        ambient_audio="share_stream",
+        hard_negatives="share_hard",
+    )
+    if parts := {name: shares for name, shares in parts.items() if np.nansum(shares)}:
         yield "shares", plots.training_curve("Share of the training loss", *stages, parts)
 
 

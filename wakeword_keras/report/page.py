@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from wakeword_keras.evaluation.findings import Findings
 from wakeword_keras.report import figures, style
+from wakeword_keras.report.nearest import Nearest
 from wakeword_keras.report.verdicts import Verdict, between, percent
 
 _TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -21,13 +22,19 @@ _FOLDED = 100
 """Rows of a long table that the page holds at all."""
 
 
-def render(findings: Findings, verdicts: Sequence[Verdict], svgs: Mapping[str, str]) -> str:
+def render(
+    findings: Findings,
+    verdicts: Sequence[Verdict],
+    svgs: Mapping[str, str],
+    nearest: Nearest | None = None,
+) -> str:
     """The page.
 
     Args:
       findings: from `findings.measure`.
       verdicts: from `verdicts.verdicts`.
       svgs: pictures as <svg> elements, by the names that `figures.figures` gives them.
+      nearest: what came nearest to firing in training, if the model listened.
 
     Returns:
       HTML in UTF-8, complete.
@@ -49,6 +56,7 @@ def render(findings: Findings, verdicts: Sequence[Verdict], svgs: Mapping[str, s
         streams=findings.streams,
         mistaken=findings.mistaken,
         verdicts=verdicts,
+        nearest=nearest,
         # Drawn by us; everything else on the page is escaped.
         pictures={name: Markup(svg) for name, svg in svgs.items()},
         names=style.MODEL_NAMES,

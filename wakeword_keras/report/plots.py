@@ -17,6 +17,7 @@ from wakeword_keras.report.style import (
     INK,
     ORANGE,
     PURPLE,
+    RED,
     STYLE,
     model_line,
     new_figure,
@@ -49,7 +50,7 @@ def training_curve(
     """
     figure, axes = new_figure(title)
     _by_epoch(axes, epochs, qat_from)
-    colors = (BLUE, ORANGE, GREEN, PURPLE)
+    colors = (BLUE, ORANGE, GREEN, PURPLE, RED)
     for (name, values), color in zip(curves.items(), colors, strict=False):
         axes.plot(epochs, values, color=color, label=name, marker="o", markersize=2.5)
     if reference:

@@ -7,7 +7,7 @@ from pathlib import Path
 from wakeword_keras import json_file
 from wakeword_keras.evaluation.findings import Findings
 from wakeword_keras.files import write_bytes
-from wakeword_keras.report import figures, page, style
+from wakeword_keras.report import figures, nearest, page, style
 from wakeword_keras.report.verdicts import verdicts
 
 
@@ -15,7 +15,7 @@ def write(findings: Findings, run_dir: str | Path, out_dir: str | Path | None = 
     """Write the report of a run: report.json, report.html and the page's pictures as PNG.
 
     report.json follows report_schema.json. Learning curves are drawn from fp32/history.csv and
-    qat/history.csv where they exist.
+    qat/history.csv where they exist, and what came nearest to firing in training is listed.
 
     Args:
       findings: from `findings.measure`.
@@ -23,7 +23,7 @@ def write(findings: Findings, run_dir: str | Path, out_dir: str | Path | None = 
       out_dir: made if missing, its files are replaced one by one; report/ of the run by default.
 
     Raises:
-      InputError: a history.csv is not a table of numbers.
+      InputError: a history.csv is not a table of numbers, or a hard_negatives.json is damaged.
       ValueError: a figure of the report is NaN or infinite.
     """
     out = Path(out_dir or Path(run_dir) / "report")
@@ -36,7 +36,8 @@ def write(findings: Findings, run_dir: str | Path, out_dir: str | Path | None = 
     for name, figure in figures.figures(findings, Path(run_dir)):
         write_bytes(out / f"{name}.png", style.to_png(figure))
         svgs[name] = style.to_svg(figure, name)
-    write_bytes(out / "report.html", page.render(findings, judged, svgs).encode())
+    found = nearest.write(Path(run_dir), out)
+    write_bytes(out / "report.html", page.render(findings, judged, svgs, found).encode())
     json_file.write_sealed(out / "report.json", content)
 
 

@@ -37,6 +37,7 @@ _RECORD = json_file.fields(
 _RECORD["properties"] |= {
     "data_sha256": json_file.SHA256,
     "impulse_responses_sha256": json_file.SHA256,
+    "features_sha256": json_file.SHA256,
     "shards": {"type": "string", "pattern": r"^clips-\w+$"},
 }
 

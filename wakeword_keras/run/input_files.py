@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from wakeword_keras import json_file
+from wakeword_keras.data import feature_sets
 from wakeword_keras.data.recordings import (
     MANIFEST,
     few,
@@ -21,9 +22,12 @@ _SCHEMA = json_file.dictionary(
 
 
 def stamp(
-    data_dirs: Sequence[str], ambient_dirs: Sequence[str], impulse_response_dir: str
+    data_dirs: Sequence[str],
+    ambient_dirs: Sequence[str],
+    impulse_response_dir: str,
+    feature_dirs: Sequence[str] = (),
 ) -> Stamps:
-    """The stamps of every recording, manifest and impulse response in a run's folders.
+    """The stamps of every recording, manifest, impulse response and feature set of a run.
 
     Raises:
       InputError: a folder or manifest is missing, empty or wrong.
@@ -32,6 +36,8 @@ def stamp(
     paths += [recording.path for recording in list_ambient(ambient_dirs)]
     if data_dirs:
         paths += [recording.path for recording in list_recordings(data_dirs, (), [])]
+    for folder in feature_sets.list_sets(feature_dirs):
+        paths += [str(path) for path in folder.rglob("*") if path.is_file()]
     manifests = [Path(folder, MANIFEST) for folder in data_dirs]
     paths += [str(path) for path in manifests if path.is_file()]
     return {path: _stamp(path) for path in sorted(set(paths))}

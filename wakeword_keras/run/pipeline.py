@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,10 @@ from wakeword_keras import json_file, labels, models
 from wakeword_keras.audio.audio_file import fingerprint
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.audio.features import FrontendConfig, compute
-from wakeword_keras.data import ambient
+from wakeword_keras.data import ambient, feature_sets
+from wakeword_keras.data.ambient_features import AmbientConfig
 from wakeword_keras.data.clips import ClipFeatures
-from wakeword_keras.data.corpus import Clip, Corpus, CorpusConfig, read_corpus
+from wakeword_keras.data.corpus import Corpus, CorpusConfig, read_corpus
 from wakeword_keras.data.recordings import list_impulse_responses
 from wakeword_keras.data.shards import (
     CONDITIONS,
@@ -34,6 +35,7 @@ from wakeword_keras.evaluation.thresholds import Thresholds
 from wakeword_keras.files import write_bytes, write_json
 from wakeword_keras.firmware import bundle, golden_clips
 from wakeword_keras.names import (
+    AMBIENT,
     FP32_ONNX,
     FP32_TFLITE,
     INT8,
@@ -50,21 +52,22 @@ from wakeword_keras.onnx import streaming as onnx_streaming
 from wakeword_keras.onnx import translate
 from wakeword_keras.quantization import calibration, fake_quantize, finetuning
 from wakeword_keras.report import report
-from wakeword_keras.run import esphome_target, input_files
+from wakeword_keras.run import ambient_audio, esphome_target, input_files
 from wakeword_keras.run.directory import FILE, RunDirectory, locked, sha256
 from wakeword_keras.synthesis.corpus import SynthesisConfig, synthesize
 from wakeword_keras.synthesis.lines import SIMILAR, SPEECH
 from wakeword_keras.tflite import convert, flatbuffer, streaming
-from wakeword_keras.training import loop, weights
+from wakeword_keras.training import batches, loop, weights
 from wakeword_keras.training.batches import DataConfig
 from wakeword_keras.training.loop import LossConfig, TrainConfig
+from wakeword_keras.training.negatives import Negatives
 
 # In their order, each with the files that are read later: a stage that lacks one is not done.
 STAGES = {
     "corpus": ("corpus.json", "streams.json"),
-    "fp32": ("fp32/weights.npz", "fp32/history.csv"),
+    "fp32": ("fp32/weights.npz", "fp32/history.csv", f"fp32/{loop.HARD_NEGATIVES}"),
     "calibration": ("calibration.json",),
-    "qat": ("qat/weights.npz", "qat/history.csv"),
+    "qat": ("qat/weights.npz", "qat/history.csv", f"qat/{loop.HARD_NEGATIVES}"),
     "export": tuple(
         f"export/{file}"
         for file in (
@@ -98,6 +101,8 @@ class RunConfig:
       ambient_dir: folders of long recordings, `<speaker>/.../<recording>`, in which nobody says the
         wake word (leave such files out yourself); a third of the speakers trains, the others show
         false accepts per hour.
+      ambient_feature_dirs: folders of features that others publish, in which nobody says the wake
+        word: `RaggedMmap` of mmap-ninja, as microWakeWord's negative sets; they train, too.
       impulse_response_dir: folder of room impulse responses, for reverberation in training.
       cache_dir: decoded clips and features, shared by runs on the same recordings.
       model: architecture to train.
@@ -112,6 +117,7 @@ class RunConfig:
     run_dir: str = "runs/wakeword"
     data_dir: tuple[str, ...] = ()
     ambient_dir: tuple[str, ...] = ()
+    ambient_feature_dirs: tuple[str, ...] = ()
     wake_phrase: tuple[str, ...] = ()
     impulse_response_dir: str = ""
     cache_dir: str = "runs/cache"
@@ -125,6 +131,7 @@ class RunConfig:
     frontend: FrontendConfig
     augment: AugmentConfig
     data: DataConfig
+    ambient: AmbientConfig
     loss: LossConfig
     train: TrainConfig
     qat: finetuning.QatConfig
@@ -140,6 +147,12 @@ class RunConfig:
         budget = self.max_false_accepts_per_hour
         if not 0 < budget < math.inf:
             raise InputError(f"`max_false_accepts_per_hour`={budget:g}: must be above 0")
+        in_batch = self.data.batch - sum(self.ambient.examples(self.data.batch))
+        if (self.ambient_dir or self.ambient_feature_dirs) and self.data.echo > in_batch:
+            raise InputError(
+                f"`echo`={self.data.echo}: must be at most the {in_batch} clips that "
+                "`ambient_share` and `hard_share` leave in a `batch`"
+            )
         if self.model not in models.ARCHITECTURES:
             raise InputError(
                 f"`model`={self.model}: choose one of {', '.join(models.ARCHITECTURES)}"
@@ -218,11 +231,13 @@ def _models(run: RunDirectory, config: RunConfig) -> tuple[Shards, RunModels]:
     """The stages up to the exported models."""
     keras.utils.set_random_seed(config.seed)
     shards = _corpus(run, config)
-    fp32 = _fp32(run, config, shards)
-    calibration_set = _calibration_set(config, shards)
-    qat = _qat(run, config, shards, fp32, calibration_set)
+    negatives = ambient_audio.negatives(run, config, shards)
+    fp32 = _fp32(run, config, shards, negatives)
+    calibration_set = _calibration_set(config, shards, negatives)
+    qat = _qat(run, config, shards, negatives, fp32, calibration_set)
     run.once("export", lambda: _export(run, fp32, qat, calibration_set))
-    return shards, _run_models(run, shards, fp32, qat, calibration_set)
+    labels = _training_labels(config, shards, negatives)
+    return shards, _run_models(run, fp32, qat, calibration_set, labels)
 
 
 def open_thresholds(config: RunConfig) -> Thresholds:
@@ -236,17 +251,16 @@ def open_thresholds(config: RunConfig) -> Thresholds:
 
 def _run_models(
     run: RunDirectory,
-    shards: Shards,
     fp32: keras.Model,
     qat: keras.Model,
     calibration_set: ClipFeatures,
+    labels: tuple[str, ...],
 ) -> RunModels:
     exported = {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
     streams = run.record["config"]["model"] in models.STREAMING
     stepwise = {name: run.path("export", file) for name, file in STREAMING_FILES.items()}
     translated = {name: run.path("export", file) for name, file in ONNX_FILES.items()}
     translated = {name: path for name, path in translated.items() if path.exists()}
-    labels = tuple(clip.label for clip in shards.clips[TRAIN])
     return RunModels(
         fp32, qat, exported, stepwise if streams else {}, translated, calibration_set, labels
     )
@@ -280,6 +294,7 @@ def _check_same_recordings(
     hashes = {
         "data_sha256": corpus.sha256,
         "impulse_responses_sha256": json_file.digest(rooms),
+        "features_sha256": feature_sets.sha256(feature_sets.list_sets(config.ambient_feature_dirs)),
     }
     if any(run.record.setdefault(name, value) != value for name, value in hashes.items()):
         changes = input_files.describe_changes(_stamps_before(run) or stamps, stamps)
@@ -291,7 +306,12 @@ def _check_same_recordings(
 
 
 def _stamps(config: RunConfig) -> input_files.Stamps:
-    return input_files.stamp(config.data_dir, config.ambient_dir, config.impulse_response_dir)
+    return input_files.stamp(
+        config.data_dir,
+        config.ambient_dir,
+        config.impulse_response_dir,
+        config.ambient_feature_dirs,
+    )
 
 
 def _stamps_before(run: RunDirectory) -> input_files.Stamps:
@@ -308,7 +328,8 @@ def _read_corpus(run: RunDirectory, config: RunConfig) -> None:
     write_json(run.path(_INPUT_FILES), stamps)
     json_file.write_sealed(run.path("corpus.json"), corpus.summary())
     if corpus.streams:
-        ambient.write_pieces(corpus.streams, run.path("streams.json"))
+        contents = {piece.clip_id: corpus.contents[piece.path] for piece in corpus.streams}
+        ambient.write_pieces(corpus.streams, contents, run.path("streams.json"))
     shards = write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
     run.record["shards"] = shards.directory.name
 
@@ -324,7 +345,9 @@ def gather_corpus(config: RunConfig) -> Corpus:
     return ambient.join(corpus, config.ambient_dir, config.corpus) if config.ambient_dir else corpus
 
 
-def _training_data(config: RunConfig, shards: Shards) -> loop.TrainingData:
+def _training_data(
+    run: RunDirectory, config: RunConfig, shards: Shards, negatives: Negatives | None
+) -> loop.TrainingData:
     validation = tuple(
         split_features(shards, VALIDATION, config.frontend, condition) for condition in CONDITIONS
     )
@@ -336,42 +359,77 @@ def _training_data(config: RunConfig, shards: Shards) -> loop.TrainingData:
         config.data,
         config.seed,
         read_impulse_responses(config.impulse_response_dir, config.augment.rooms, config.seed),
+        negatives,
+        ambient_audio.validation(run, config, shards),
     )
 
 
-def _fp32(run: RunDirectory, config: RunConfig, shards: Shards) -> keras.Model:
+def _fp32(
+    run: RunDirectory, config: RunConfig, shards: Shards, negatives: Negatives | None
+) -> keras.Model:
     frames = config.frontend.num_frames(shards.clip_samples)
     if config.model in models.STREAMING:
         shape = config.frontend.channels, len(shards.wake_words)
         print(models.describe(config.model, *shape), flush=True)
     model = models.build(config.model, frames, config.frontend.channels, len(shards.wake_words))
-    run.once("fp32", lambda: _train(run, config, shards, model))
+    run.once("fp32", lambda: _train(run, config, shards, negatives, model))
     weights.load(model, run.directory / "fp32" / "weights.npz")
     return model
 
 
-def _train(run: RunDirectory, config: RunConfig, shards: Shards, model: keras.Model) -> None:
+def _train(
+    run: RunDirectory,
+    config: RunConfig,
+    shards: Shards,
+    negatives: Negatives | None,
+    model: keras.Model,
+) -> None:
     path = run.path("fp32", "weights.npz")
-    loop.train(model, _training_data(config, shards), config.loss, config.train, path.parent)
+    data = _training_data(run, config, shards, negatives)
+    if negatives is not None:
+        share = negatives.in_batch(config.data.batch)
+        print(
+            f"ambient audio: {negatives.windows.hours:.2f} h, all passes together; "
+            f"{share} of the {config.data.batch} examples of a batch",
+            flush=True,
+        )
+    loop.train(model, data, config.loss, config.train, path.parent)
     weights.save(model, path)
 
 
-def _calibration_set(config: RunConfig, shards: Shards) -> ClipFeatures:
-    """Features of a stratified choice of training clips."""
+def _calibration_set(
+    config: RunConfig, shards: Shards, negatives: Negatives | None
+) -> ClipFeatures:
+    """Features of a stratified choice of training clips, and of windows in a batch's share."""
     clips = shards.clips[TRAIN]
-    chosen = calibration.choose_clips(
-        [clip.label for clip in clips], config.calibration_clips, config.seed
-    )
+    in_batch = batches.clips_in_batch(config.data, negatives)
+    of_clips = max(1, round(config.calibration_clips * in_batch / config.data.batch))
+    chosen = calibration.choose_clips([clip.label for clip in clips], of_clips, config.seed)
     wanted = set(chosen.tolist())
     audio = (clip for i, clip in enumerate(read_audio(shards, TRAIN)) if i in wanted)
     features = np.concatenate([compute(clip[None], config.frontend) for clip in audio])
-    return ClipFeatures(tuple(clips[i] for i in chosen), features)
+    found = ClipFeatures(tuple(clips[i] for i in chosen), features)
+    if negatives is None:
+        return found
+    windows = negatives.sample(config.calibration_clips - of_clips, config.seed)
+    return ClipFeatures(
+        found.clips + windows.clips, np.concatenate([found.features, windows.features])
+    )
+
+
+def _training_labels(
+    config: RunConfig, shards: Shards, negatives: Negatives | None
+) -> tuple[str, ...]:
+    """The label of every example of an epoch."""
+    others = batches.negatives_in_epoch(shards, config.data, negatives)
+    return (*(clip.label for clip in shards.clips[TRAIN]), *(AMBIENT,) * others)
 
 
 def _qat(
     run: RunDirectory,
     config: RunConfig,
     shards: Shards,
+    negatives: Negatives | None,
     fp32: keras.Model,
     calibration_set: ClipFeatures,
 ) -> keras.Model:
@@ -379,7 +437,10 @@ def _qat(
     if not run.done("qat"):
         run.forget(["calibration"])  # QAT starts from ranges that lie in memory alone
     run.once("calibration", lambda: _calibrate(run, qat, fp32, calibration_set))
-    run.once("qat", lambda: _finetune(run, config, shards, fp32, qat))
+    if not run.done("qat"):
+        data = _training_data(run, config, shards, negatives)
+        data = replace(data, first_pools=run.path("fp32", loop.HARD_NEGATIVES))
+        run.once("qat", lambda: _finetune(run, config, data, fp32, qat))
     weights.load(qat, run.directory / "qat" / "weights.npz")
     return qat
 
@@ -395,10 +456,13 @@ def _calibrate(
 
 
 def _finetune(
-    run: RunDirectory, config: RunConfig, shards: Shards, fp32: keras.Model, qat: keras.Model
+    run: RunDirectory,
+    config: RunConfig,
+    data: loop.TrainingData,
+    fp32: keras.Model,
+    qat: keras.Model,
 ) -> None:
     path = run.path("qat", "weights.npz")
-    data = _training_data(config, shards)
     finetuning.finetune(qat, fp32, data, config.loss, config.qat, path.parent)
     weights.save(qat, path)
 
@@ -486,9 +550,7 @@ def _export_record(run: RunDirectory) -> dict:
 
 def held_out(run: RunDirectory, config: RunConfig, shards: Shards) -> HeldOut:
     """What a run is measured on: its validation and test splits."""
-    pieces: list[Clip] = []
-    if config.ambient_dir:
-        pieces = ambient.read_pieces(run.directory / "streams.json")
+    pieces = ambient_audio.pieces(run)[0] if config.ambient_dir else []
     return HeldOut(shards, config.frontend, pieces, config.max_false_accepts_per_hour)
 
 

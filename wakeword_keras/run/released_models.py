@@ -50,7 +50,7 @@ def evaluate(
     corpus = ambient.join_test(corpus, ambient_dirs, config)
     for message in corpus.messages:
         print(message, flush=True)
-    streams = scoring.by_speaker(corpus.streams, TEST)
+    streams = ambient.of_split(corpus.streams, TEST)
     return _rows(released, SplitAudio(_shards(corpus, config, cache_dir), TEST, streams))
 
 

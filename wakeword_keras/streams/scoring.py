@@ -23,9 +23,10 @@ from tqdm import tqdm
 from wakeword_keras.affine import Affine
 from wakeword_keras.audio import audio_file
 from wakeword_keras.audio.features import FrontendConfig
+from wakeword_keras.data import ambient
 from wakeword_keras.data.clips import ClipInfo
 from wakeword_keras.data.corpus import Clip
-from wakeword_keras.data.shards import WARM_MS, Shards, in_noise, read_audio
+from wakeword_keras.data.shards import AFTER_MS, WARM_MS, Shards, in_noise, read_audio
 from wakeword_keras.errors import InputError
 from wakeword_keras.metrics import stream_rule
 from wakeword_keras.metrics.stream_rule import StreamConfig
@@ -35,7 +36,6 @@ from wakeword_keras.tflite import flatbuffer
 from wakeword_keras.tflite.interpreter import device_kernels
 from wakeword_keras.tflite.scorers import Scorer, tflite_scorer
 
-AFTER_MS = 500  # a wake word has to be detected by then after its clip's end
 SLACK_LSB = 4.0
 Logits = list[NDArray[np.float32]]
 Masks = list[NDArray[np.bool_]]
@@ -178,21 +178,12 @@ def split_audio(shards: Shards, streams: Iterable[Clip], split: str) -> SplitAud
     Raises:
       InputError: there are no wake words or no streams.
     """
-    found = SplitAudio(shards, split, by_speaker(streams, split))
+    found = SplitAudio(shards, split, ambient.of_split(streams, split))
     if not found.positives:
         raise InputError(f"the {split} split has no wake word to miss: add recordings or speakers")
     if not found.hours:
         raise InputError(f"the {split} split has no ambient audio: give `ambient_dir`")
     return found
-
-
-def by_speaker(streams: Iterable[Clip], split: str) -> tuple[tuple[Clip, ...], ...]:
-    """The pieces of a split, each speaker's one stream."""
-    found: dict[str, list[Clip]] = {}
-    for piece in streams:
-        if piece.split == split:
-            found.setdefault(piece.speaker, []).append(piece)
-    return tuple(map(tuple, found.values()))
 
 
 @dataclass

@@ -5,6 +5,9 @@ takes only a part of its clips from them and draws the rest from a pool of the l
 the new clips then replace the oldest. In every batch each clip is shifted anew, by half of the
 whole range, in that its frames are cut elsewhere, and masked anew. This is data echoing (Choi et
 al. 2019, arXiv:1907.05550) with the echoes spread over the whole pool.
+
+Where there is ambient audio, a stated share of each batch is windows of it (negatives.py); what is
+said above is then of the rest.
 """
 
 import functools
@@ -25,10 +28,12 @@ from wakeword_keras.audio.features import FrontendConfig, graph_features
 from wakeword_keras.data.shards import Shards, parse
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import TRAIN
+from wakeword_keras.training.hard_negatives import Pools
+from wakeword_keras.training.negatives import Negatives
 
 _ENDLESS = 1 << 40
 
-Arrays = tuple[NDArray, ...]  # features, labels, sample weights, groups; first axis: clips
+Arrays = tuple[NDArray, ...]  # features, labels, sample weights, groups; first axis: examples
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class DataConfig:
     """How clips become batches.
 
     Attributes:
-      batch: clips in a batch.
+      batch: examples in a batch.
       echo: times that each augmented clip is used, in about as many epochs; augmentation and front
         end then cost 1 / echo as much. At most the batch.
       shuffle: clips in the shuffle buffer, and augmented clips in the pool that echoes come from.
@@ -59,9 +64,22 @@ class DataConfig:
         return round(self.batch / self.echo)
 
 
-def steps_per_epoch(shards: Shards, config: DataConfig) -> int:
-    """Batches that hold as many examples as there are training clips; at least 1."""
-    return max(1, len(shards.clips[TRAIN]) // config.batch)
+def steps_per_epoch(shards: Shards, config: DataConfig, negatives: Negatives | None = None) -> int:
+    """Batches whose clips are as many as there are training clips; at least 1."""
+    return max(1, len(shards.clips[TRAIN]) // clips_in_batch(config, negatives))
+
+
+def clips_in_batch(config: DataConfig, negatives: Negatives | None) -> int:
+    """Examples of a batch that are clips."""
+    return config.batch - (negatives.in_batch(config.batch) if negatives else 0)
+
+
+def negatives_in_epoch(
+    shards: Shards, config: DataConfig, negatives: Negatives | None = None
+) -> int:
+    """Examples of an epoch that are no clips, with every clip in it once."""
+    clips = clips_in_batch(config, negatives)
+    return round(len(shards.clips[TRAIN]) * (config.batch - clips) / clips)
 
 
 def training_batches(
@@ -73,33 +91,44 @@ def training_batches(
     first_epoch: int,
     epochs: int,
     impulse_responses: NDArray[np.float32] | None = None,
+    negatives: Negatives | None = None,
+    pools: Pools | None = None,
 ) -> tf.data.Dataset:
     """Augmented batches of several epochs in one stream.
 
     An epoch's batches depend on the seed and the epoch's number alone, so a resumed run sees what
-    the interrupted one would have seen. Give `model.fit` `steps_per_epoch(shards, config)`.
+    the interrupted one would have seen. Give `model.fit` `steps_per_epoch` of the same arguments.
 
     Args:
       shards, frontend, augment, config: what to read and how to make batches of it.
       seed: of shuffling and augmentation.
       first_epoch, epochs: the stream holds epochs `first_epoch` to `epochs - 1`.
       impulse_responses: float32 [responses, taps] of rooms, see `read_impulse_responses`.
+      negatives: ambient audio, if any; then pools of hard negatives, too.
 
     Returns:
       Dataset of (features float32 [batch, frames, channels], labels float32 [batch, wake_words],
-      sample weights float32 [batch], groups int32 [batch], an index into GROUPS).
+      sample weights float32 [batch], groups int32 [batch], an index into EXAMPLES).
     """
-    steps = steps_per_epoch(shards, config)
+    steps = steps_per_epoch(shards, config, negatives)
     first_step = first_epoch * steps
     augmented = _augmentation(shards, frontend, augment, impulse_responses)
-    groups = functools.partial(_augmented_groups, shards, config, augmented, seed)
-    echoes = _Echoes(groups, config, len(shards.clips[TRAIN]), seed, first_step)
+    of_clips = replace(config, batch=clips_in_batch(config, negatives))
+    groups = functools.partial(_augmented_groups, shards, of_clips, augmented, seed)
+    echoes = _Echoes(groups, of_clips, len(shards.clips[TRAIN]), seed, first_step)
     frames = frontend.num_frames(shards.clip_samples)
+
+    def examples(step: int) -> Arrays:
+        clips = echoes.batch(step, frames)
+        if negatives is None or pools is None:
+            return clips
+        others = negatives.batch(pools, seed, step, config.batch, len(shards.wake_words))
+        return tuple(np.concatenate(pair) for pair in zip(clips, others, strict=True))
 
     def batch(step: tf.Tensor) -> tuple:
         # Not Dataset.from_generator, which copies so often that it costs a tenth of a step.
         features, labels, weights, groups = tf.numpy_function(
-            lambda number: echoes.batch(int(number), frames),
+            lambda number: examples(int(number)),
             [step],
             [tf.float32, tf.float32, tf.float32, tf.int32],
         )
@@ -112,7 +141,7 @@ def training_batches(
             tf.ensure_shape(groups, [config.batch]),
         )
 
-    return tf.data.Dataset.range(first_step, epochs * steps).map(batch).prefetch(2)
+    return tf.data.Dataset.range(first_step, epochs * steps).map(batch)
 
 
 class _Echoes:

@@ -21,22 +21,31 @@ from tqdm import tqdm
 from wakeword_keras.errors import InputError
 from wakeword_keras.files import write_bytes
 from wakeword_keras.metrics import detection
-from wakeword_keras.names import GROUPS
+from wakeword_keras.names import EXAMPLES
 from wakeword_keras.training import weights
 
 # Ranking a few hundred positives tells no finer differences of AUC apart.
 AUC_TIE = 1e-4
+HEARD_COLUMNS = (
+    "val_stream_recall",
+    "val_stream_mean_recall",
+    "train_false_accepts_per_hour",
+    "hardest_window",
+    "hardest_clip",
+)
+"""What the model hears in streams, where there is ambient audio."""
 COLUMNS = (
     "epoch",
     "loss",
     "val_loss",
     "val_auc",
     "val_recall_at_fpr_0_01",
+    *HEARD_COLUMNS,
     "learning_rate",
     "seconds",
     "hardest_tenth_weight",
     "hardest_tenth_weight_ce",
-    *(f"share_{group}" for group in GROUPS),
+    *(f"share_{group}" for group in EXAMPLES),
     "logit_error",
 )
 
@@ -151,8 +160,10 @@ class HistoryCsv(keras.callbacks.Callback):
 class KeepBest(keras.callbacks.Callback):
     """Keeps the weights of the best epoch, and stops a training that no longer improves.
 
-    Best is the highest val_auc; among those within AUC_TIE of it the latest, whose learning rate is
-    the lowest.
+    Where the model listened to validation streams, best is, of the epochs in which it did, that of
+    the highest val_stream_recall; of equal ones that of the highest val_stream_mean_recall, and of
+    equal ones again the latest. Elsewhere it is the highest val_auc; among those within AUC_TIE of
+    it the latest, whose learning rate is the lowest.
 
     Args:
       model: whose weights to keep.
@@ -169,8 +180,12 @@ class KeepBest(keras.callbacks.Callback):
 
     def best_epoch(self) -> int | None:
         """Number (from 1) of the best epoch so far, None before the first."""
+        rows = self._history.rows
+        heard = [row for row in rows if not math.isnan(row["val_stream_recall"])]
+        if heard:
+            return int(max(heard, key=_stream_rank)["epoch"])
         best, highest = None, -math.inf
-        for row in self._history.rows:
+        for row in rows:
             highest = max(highest, row["val_auc"])
             if row["val_auc"] >= highest - AUC_TIE:
                 best = int(row["epoch"])
@@ -313,6 +328,10 @@ class ProgressLine(keras.callbacks.Callback):
         )
 
 
+def _stream_rank(row: dict[str, float]) -> tuple[float, float, float]:
+    return row["val_stream_recall"], row["val_stream_mean_recall"], row["epoch"]
+
+
 def _described(logs: dict[str, float]) -> str:
     parts = [f"loss {logs['loss']:.4f}"]
     if "logit_error" in logs:
@@ -320,9 +339,14 @@ def _described(logs: dict[str, float]) -> str:
     if "val_auc" in logs:
         parts.append(f"val AUC {logs['val_auc']:.5f}")
         parts.append(f"recall at 1 % FPR {logs['val_recall_at_fpr_0_01']:.3f}")
+    if "val_stream_recall" in logs:
+        parts.append(
+            f"streams: recall {logs['val_stream_recall']:.3f} at the budget, "
+            f"{logs['val_stream_mean_recall']:.3f} over 0 to 2 per hour"
+        )
     if "hardest_tenth_weight" in logs:
         parts.append(f"hardest tenth weighs {logs['hardest_tenth_weight']:.1f}x")
     shares = [
-        f"{group} {logs[f'share_{group}']:.0%}" for group in GROUPS if f"share_{group}" in logs
+        f"{group} {logs[f'share_{group}']:.0%}" for group in EXAMPLES if logs.get(f"share_{group}")
     ]
     return "  ".join(parts + ([f"loss from {', '.join(shares)}"] if shares else []))

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from wakeword_keras.names import GROUPS
+from wakeword_keras.names import EXAMPLES
 from wakeword_keras.training.losses import focal_weight
 
 _BINS = 512
@@ -36,7 +36,7 @@ class LossWeighting(keras.metrics.Metric):
         self._grouped = False
         self._count = self.add_weight("count", (_BINS,), initializer="zeros")
         self._weight = self.add_weight("weight", (_BINS,), initializer="zeros")
-        self._loss = self.add_weight("loss", (len(GROUPS),), initializer="zeros")
+        self._loss = self.add_weight("loss", (len(EXAMPLES),), initializer="zeros")
 
     def update_state(
         self,
@@ -57,7 +57,7 @@ class LossWeighting(keras.metrics.Metric):
         self._weight.assign_add(tf.math.unsorted_segment_sum(weight, bins, _BINS))
         if groups is not None:
             self._grouped = True
-            self._loss.assign_add(tf.math.unsorted_segment_sum(losses, groups, len(GROUPS)))
+            self._loss.assign_add(tf.math.unsorted_segment_sum(losses, groups, len(EXAMPLES)))
 
     def reset_state(self) -> None:
         """Start a new epoch."""
@@ -84,7 +84,7 @@ class LossWeighting(keras.metrics.Metric):
         total = tf.reduce_sum(self._loss)
         shares = tf.unstack(tf.math.divide_no_nan(self._loss, total))
         return found | {
-            f"share_{group}": share for group, share in zip(GROUPS, shares, strict=True)
+            f"share_{group}": share for group, share in zip(EXAMPLES, shares, strict=True)
         }
 
     def get_config(self) -> dict[str, Any]:

@@ -13,14 +13,19 @@ from numpy.typing import NDArray
 
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.audio.features import FrontendConfig
-from wakeword_keras.data.clips import ClipFeatures
+from wakeword_keras.data.clips import ClipFeatures, targets_of
 from wakeword_keras.data.shards import Shards
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import TRAIN
 from wakeword_keras.training import batches, callbacks, dropout
 from wakeword_keras.training.early_warning import EarlyWarning
+from wakeword_keras.training.hard_negatives import Pools
+from wakeword_keras.training.listening import Listening, ValidationStreams, When
 from wakeword_keras.training.losses import FocalLoss, prior_bias
+from wakeword_keras.training.negatives import Negatives
 from wakeword_keras.training.trainer import MonitoredModel
+
+HARD_NEGATIVES = "hard_negatives.json"
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,11 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Everything a stage trains and validates on."""
+    """Everything a stage trains and validates on.
+
+    With `negatives` the model listens to them and to `streams`; hard ones are drawn from the last
+    pool in `first_pools` until the stage has one of its own.
+    """
 
     shards: Shards
     validation: tuple[ClipFeatures, ...]
@@ -101,6 +110,20 @@ class TrainingData:
     config: batches.DataConfig
     seed: int
     impulse_responses: NDArray[np.float32] | None = None
+    negatives: Negatives | None = None
+    streams: ValidationStreams | None = None
+    first_pools: Path | None = None
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return batches.steps_per_epoch(self.shards, self.config, self.negatives)
+
+    def targets(self) -> NDArray[np.int32]:
+        """int32 [examples], in the shares of a batch: index of the wake word, -1 for none."""
+        others = batches.negatives_in_epoch(self.shards, self.config, self.negatives)
+        clips = targets_of(self.shards.clips[TRAIN])
+        return np.concatenate([clips, np.full(others, -1, np.int32)])
 
 
 @dataclass(frozen=True)
@@ -114,11 +137,11 @@ class Schedule:
 
 
 def set_prior_bias(model: keras.Model, targets: np.ndarray, wake_words: int) -> None:
-    """Start each logit at the log-odds of its wake word among the training clips.
+    """Start each logit at the log-odds of its wake word among the training examples.
 
     Args:
       model: functional model whose last layer is a Dense with bias.
-      targets: int [clips], index of the wake word, -1 for none.
+      targets: int [examples], index of the wake word, -1 for none.
       wake_words: number of logits.
     """
     shares = [(np.sum(targets == word) + 1) / (len(targets) + 2) for word in range(wake_words)]
@@ -142,11 +165,8 @@ def train(
       directory: takes checkpoint.npz, history.csv and TensorBoard logs. A training that was
         interrupted goes on from its last whole epoch.
     """
-    clips = data.shards.clips[TRAIN]
     if config.prior_bias:
-        set_prior_bias(
-            model, np.asarray([clip.target for clip in clips]), len(data.shards.wake_words)
-        )
+        set_prior_bias(model, data.targets(), len(data.shards.wake_words))
     schedule = Schedule(config.epochs, config.learning_rate, config.weight_decay, config.patience)
     fit(model, data, loss, schedule, directory)
 
@@ -168,7 +188,7 @@ def fit(
     """
     directory.mkdir(parents=True, exist_ok=True)
     forward = forward or model
-    steps = batches.steps_per_epoch(data.shards, data.config)
+    steps = data.steps
     optimizer = _optimizer(schedule, steps)
     history = callbacks.HistoryCsv(directory / "history.csv")
     keep_best = callbacks.KeepBest(model, history, schedule.patience)
@@ -177,18 +197,21 @@ def fit(
         directory / "checkpoint.npz", made_from, model, optimizer, history, keep_best
     )
     first_epoch = resume.restore()
+    pools = Pools(directory / HARD_NEGATIVES, data.first_pools)
+    pools.keep(first_epoch)
     if first_epoch < schedule.epochs and not keep_best.exhausted:
         trainer = MonitoredModel(inputs=forward.inputs, outputs=forward.outputs)
         trainer.compile(optimizer, loss.build(), teacher)
         metrics = _metrics(forward, data, loss)
         with dropout.by_step(forward, data.seed, optimizer.iterations):
             trainer.fit(
-                _stream(data, loss, first_epoch, schedule.epochs),
+                _stream(data, loss, pools, first_epoch, schedule.epochs),
                 steps_per_epoch=steps,
                 initial_epoch=first_epoch,
                 epochs=schedule.epochs,
                 callbacks=[
                     metrics,  # first: the others read its logs
+                    *_listening(forward, data, pools, schedule.epochs, directory.name),
                     EarlyWarning(metrics, data.shards.wake_words),
                     callbacks.ProgressLine(schedule.epochs, steps, directory.name),
                     history,
@@ -205,7 +228,8 @@ def _made_from(model: keras.Model, data: TrainingData, loss: LossConfig, schedul
     """All that decides what a training learns, but the weights that it starts from."""
     rooms = b"" if data.impulse_responses is None else data.impulse_responses.tobytes()
     names = [layer.name for layer in model.layers]
-    settings = (data.frontend, data.augment, data.config, data.seed, loss, schedule)
+    negatives = data.negatives and (data.negatives.config, len(data.negatives.windows))
+    settings = (data.frontend, data.augment, data.config, data.seed, negatives, loss, schedule)
     return repr((names, data.shards.directory.name, hashlib.sha256(rooms).digest(), *settings))
 
 
@@ -217,7 +241,18 @@ def _metrics(
     return callbacks.DetectionMetrics(model, features, labels, loss.build())
 
 
-def _stream(data: TrainingData, loss: LossConfig, start: int, end: int) -> tf.data.Dataset:
+def _listening(
+    model: keras.Model, data: TrainingData, pools: Pools, epochs: int, title: str
+) -> list[keras.callbacks.Callback]:
+    if data.negatives is None:
+        return []
+    when = When(epochs, data.steps, data.negatives.config.listen_every)
+    return [Listening(model, data.streams, data.negatives, pools, when, data.seed, title)]
+
+
+def _stream(
+    data: TrainingData, loss: LossConfig, pools: Pools, start: int, end: int
+) -> tf.data.Dataset:
     """Batches of epochs `start` to `end - 1`, weighed by class if the loss asks for it."""
     stream = batches.training_batches(
         data.shards,
@@ -228,8 +263,13 @@ def _stream(data: TrainingData, loss: LossConfig, start: int, end: int) -> tf.da
         start,
         end,
         data.impulse_responses,
+        data.negatives,
+        pools,
     )
-    return stream.map(_class_weighted(data)) if loss.class_weights else stream
+    if loss.class_weights:
+        stream = stream.map(_class_weighted(data))
+    # Fixed, and far below LAG_STEPS: a pool of hard negatives has to be there for its first batch.
+    return stream.prefetch(2)
 
 
 def _optimizer(schedule: Schedule, steps: int) -> keras.optimizers.Optimizer:
@@ -245,8 +285,7 @@ def _optimizer(schedule: Schedule, steps: int) -> keras.optimizers.Optimizer:
 
 def _class_weighted(data: TrainingData) -> Callable:
     """A map over batches: positives and negatives get weights that sum to the same."""
-    targets = np.asarray([clip.target for clip in data.shards.clips[TRAIN]])
-    positive_share = float(np.mean(targets >= 0))
+    positive_share = float(np.mean(data.targets() >= 0))
 
     def weigh(features, labels, weights, groups):
         positive = tf.reduce_max(labels, axis=-1)

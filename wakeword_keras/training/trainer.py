@@ -10,7 +10,7 @@ class MonitoredModel(keras.Model):
     """A functional model that logs where its training loss comes from (LossWeighting).
 
     Its batches are (features, labels, sample weights, groups), groups int32 [batch], numbers of
-    GROUPS. It shares its layers with the model it is made of, which stays the one to save:
+    EXAMPLES. It shares its layers with the model it is made of, which stays the one to save:
     `MonitoredModel(inputs=model.inputs, outputs=model.outputs)`.
 
     Compiled with a `teacher`, a model of the same input and output, it learns the teacher's logits:
