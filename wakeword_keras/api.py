@@ -38,6 +38,7 @@ from wakeword_keras.names import (
 )
 from wakeword_keras.quantization import calibration, fake_quantize, integer_model, tfmot_access
 from wakeword_keras.quantization.calibration import ActivationRange
+from wakeword_keras.quiet import quiet
 from wakeword_keras.report import report
 from wakeword_keras.tflite import convert
 
@@ -48,6 +49,7 @@ Clips: TypeAlias = ClipFeatures | tuple[Data, ArrayLike]
 _GROUP = {True: POSITIVE, False: SPEECH}
 
 
+@quiet()
 def quantize(model: keras.Model, features: Data, input_affine: Affine | None = None) -> keras.Model:
     """The INT8 form of a trained float model: a Keras model in the arithmetic of int8 kernels.
 
@@ -80,6 +82,7 @@ def quantize(model: keras.Model, features: Data, input_affine: Affine | None = N
     return int8
 
 
+@quiet()
 def calibrate(int8: keras.Model, features: Data) -> list[ActivationRange]:
     """Set every range of an INT8 model anew, from the float model's activations on other clips.
 
@@ -140,7 +143,7 @@ def export_tflite(model: keras.Model, path: str | Path, features: Data = None) -
     return Path(path)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """What `evaluate` found. A notebook shows it as the report's page, `print` as a table.
 
@@ -160,6 +163,8 @@ class Evaluation:
     def __str__(self) -> str:
         return clip_evaluation.console_table(self.findings.evaluated)
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         # In a frame: the page's style is its own.
         return (
@@ -168,6 +173,7 @@ class Evaluation:
         )
 
 
+@quiet()
 def evaluate(
     int8: keras.Model,
     training: Clips,
