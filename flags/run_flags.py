@@ -78,7 +78,13 @@ def of_run(apart: Collection[str] = ()) -> RunConfig:
     given = {name: values[name].value for name in _names() if values[name].present}
     for name in _names():
         values[name].unparse()
-    values([sys.argv[0], f"--flagfile={path}"])
+    try:
+        values([sys.argv[0], *_lines(path)])
+    except (flags.Error, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}): repeat the command that began the run, which writes it "
+            "again"
+        ) from error
     for name, value in given.items():
         if name in ("run_dir", "cache_dir"):
             values[name].value = value
@@ -88,6 +94,16 @@ def of_run(apart: Collection[str] = ()) -> RunConfig:
                 "the flag out, or train another run with it"
             )
     return read()
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a run.flags; ValueError for one that is not a run's flag."""
+    lines = path.read_text("utf-8").splitlines()
+    known = {f"--{no}{name}" for name in _names() for no in ("", "no")}
+    for line in lines:
+        if line.partition("=")[0] not in known:
+            raise ValueError(f"unknown line {line[:40]!r}")
+    return lines
 
 
 def replayable() -> str:

@@ -153,3 +153,21 @@ def test_what_dead_processes_left_is_removed_and_what_may_be_in_use_stays(tmp_pa
         (tmp_path / name).mkdir()
     files.write_bytes(tmp_path / "file", b"")
     assert sorted(os.listdir(tmp_path)) == sorted([*used, "file"])
+
+
+def test_what_dead_processes_left_is_removed_where_the_folder_is_whole_already(tmp_path):
+    files.build_folder(tmp_path / "clips", lambda folder: (folder / "a").write_text("1"))
+    (tmp_path / f"clips.partial-{dead_process()}").mkdir()
+    files.build_folder(tmp_path / "clips", lambda folder: None)
+    assert os.listdir(tmp_path) == ["clips"]
+
+
+def test_a_file_that_cannot_be_written_is_named_by_its_own_name(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space") as error:
+        files.write_bytes(tmp_path / "run.json", b"1")
+    assert error.value.filename == str(tmp_path / "run.json")
+    assert os.listdir(tmp_path) == []

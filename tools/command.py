@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -14,8 +15,18 @@ from absl import app, flags, logging
 from flags import config
 from wakeword_keras.errors import InputError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FAULTS = {
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "the disk is full: free space, run again",
+    (errno.EROFS, errno.EACCES, errno.EPERM): "not allowed to read or write there: "
+    "give another folder, or the right to it",
+    (errno.ENOTDIR, errno.EISDIR, errno.EEXIST): "a file is where a folder should be, or a "
+    "folder where a file: name another",
+}
 _SEVERAL = {"comma separated list of strings": ", with commas between values", "string": ""}
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as Ctrl-C is KeyboardInterrupt."""
 
 
 def run(main: Callable[[Sequence[str]], object]) -> None:
@@ -24,9 +35,10 @@ def run(main: Callable[[Sequence[str]], object]) -> None:
     Args:
       main: takes the arguments that are not flags, without the program's name. An InputError it
         raises, one of a flag or a full disk is printed as one line on stderr and ends with exit
-        code 1; an interrupt ends with 130, as shells expect.
+        code 1; an interrupt ends with 130 and SIGTERM with 143, as shells expect.
     """
     code: int | str | None = 0
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app.run(lambda argv: _guarded(main, argv[1:]), flags_parser=_parse)
     except SystemExit as end:
@@ -53,21 +65,37 @@ def _guarded(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) 
         main(arguments)
     except InputError as error:
         _fail(str(error))
-    except Exception as error:
-        if not _disk_full(error):
-            raise
-        name = getattr(error, "filename", None) or "the output folder"
-        _fail(f"{name}: the disk is full: free space, run again")
+    except _Terminated:
+        _interrupted(143)
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        _interrupted(130)
+    except Exception as error:
+        mend = _mend(error)
+        if mend is None:
+            raise
+        name = getattr(error, "filename", None) or "the output folder or `cache_dir`"
+        _fail(f"{name}: {mend}")
 
 
-def _disk_full(error: Exception) -> bool:
-    # HDF5's and TensorFlow's errors say it in words alone.
-    return getattr(error, "errno", None) in _FULL or any(
-        os.strerror(number) in str(error) for number in _FULL
-    )
+def _interrupted(code: int) -> NoReturn:
+    print("interrupted: the same command goes on from here", file=sys.stderr)
+    sys.exit(code)
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
+
+
+def _mend(error: BaseException | None) -> str | None:
+    """What the machine lacks and what mends it; None for an error of our own."""
+    while error is not None:
+        for numbers, mend in _FAULTS.items():
+            # TensorFlow's and libsndfile's errors say it in words alone.
+            words = any(os.strerror(number) in str(error) for number in numbers)
+            if getattr(error, "errno", None) in numbers or words:
+                return mend
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

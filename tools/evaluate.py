@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     if own and _REPORT_DIR.value:
         raise InputError("--report_dir: give --data_dir, other recordings, or --compare with it")
     if own:
-        pipeline.run(config, again=("report",))
+        pipeline.repeat(config, ("report",))
         return
     if not data:
         raise InputError(

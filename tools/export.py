@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     if _VERIFY.value:
         print("\n".join(verify(_VERIFY.value)))
         return
-    pipeline.run(run_flags.of_run(), again=("export", "thresholds", "report", "firmware"))
+    pipeline.repeat(run_flags.of_run(), ("export", "thresholds", "report", "firmware"))
 
 
 if __name__ == "__main__":

@@ -27,13 +27,16 @@ _PRIVATE = re.compile(
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
+    """Write a file atomically; an OSError names it, whatever went wrong."""
     partial = private_path(path)
     try:
         partial.write_bytes(content)
         os.replace(partial, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -57,6 +60,7 @@ def build_folder(
       is_wanted: whether a folder is what would be built; `is_whole` if not given.
     """
     is_wanted = is_wanted or is_whole
+    _remove_left_behind(folder.parent)
     if is_wanted(folder):
         return
     if folder.exists() and any(folder.iterdir()):
@@ -87,14 +91,19 @@ def private_path(path: Path) -> Path:
 
     What processes that have died left under such names in the same folder is removed.
     """
-    for other in path.parent.glob("*.partial-*"):
+    _remove_left_behind(path.parent)
+    unique = f"{os.getpid()}-{_PROCESS}{uuid.uuid4().hex[:8]}-{platform.node()}"
+    return path.with_name(f"{path.name}.partial-{unique}")
+
+
+def _remove_left_behind(folder: Path) -> None:
+    for other in folder.glob("*.partial-*"):
         if _is_left_behind(other.name):
             if other.is_dir():
                 shutil.rmtree(other, ignore_errors=True)
             else:
-                other.unlink(missing_ok=True)
-    unique = f"{os.getpid()}-{_PROCESS}{uuid.uuid4().hex[:8]}-{platform.node()}"
-    return path.with_name(f"{path.name}.partial-{unique}")
+                with contextlib.suppress(OSError):
+                    other.unlink(missing_ok=True)
 
 
 def _is_left_behind(name: str) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.image import imread
 from test_report import findings_of, report_of, streams_of
 
-from wakeword_keras import InputError
+from wakeword_keras import InputError, json_file
 from wakeword_keras.report import comparison
 
 SHA = "a" * 64
@@ -20,9 +20,9 @@ def said():
 
 def write_run(path, report, settings=None, corpus=SHA):
     (path / "report").mkdir(parents=True)
-    (path / "report" / "report.json").write_text(json.dumps(report))
-    (path / "run.json").write_text(json.dumps({"config": settings or {"seed": 1}}))
-    (path / "corpus.json").write_text(json.dumps({"sha256": corpus}))
+    json_file.write_sealed(path / "report" / "report.json", report)
+    json_file.write_sealed(path / "run.json", {"config": settings or {"seed": 1}, "stages": {}})
+    json_file.write_sealed(path / "corpus.json", {"sha256": corpus})
     return str(path)
 
 
@@ -95,7 +95,7 @@ def test_a_folder_of_a_report_on_other_data_is_a_run(said, tmp_path):
     for name in ("a", "b"):
         folder = tmp_path / name / "report_on_office"
         folder.mkdir(parents=True)
-        (folder / "report.json").write_text(json.dumps(said))
+        json_file.write_sealed(folder / "report.json", said)
         paths.append(str(folder))
     assert comparison.differing_settings(comparison.read(paths)) == ["", ""]
 

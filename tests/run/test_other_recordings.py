@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from small_recordings import write_ambient, write_recordings
 
-from wakeword_keras import InputError
+from wakeword_keras import InputError, json_file
 from wakeword_keras.data.shards import open_shards
 from wakeword_keras.report import comparison, report
 from wakeword_keras.run import other_recordings
@@ -157,10 +157,16 @@ def test_damaged_thresholds_are_refused(copied, tmp_path, damage):
 def test_a_run_that_is_not_finished_is_named_with_the_mend(copied, tmp_path):
     path = Path(copied.run_dir, "run.json")
     record = json.loads(path.read_text())
+    del record["seal"]
     record["stages"]["export"]["status"] = "running"
-    path.write_text(json.dumps(record))
+    json_file.write_sealed(path, record)
     words = write_recordings(tmp_path / "words")
-    refused(copied, words, "export is not done", "run.flags", out=tmp_path / "out")
+    before = files_of(copied.run_dir)
+    refused(copied, words, "no export stage", "repeat the command", out=tmp_path / "out")
+    path.unlink()
+    refused(copied, words, path, "missing", "repeat the command", out=tmp_path / "out")
+    del before[path]
+    assert files_of(copied.run_dir) == before
 
 
 def test_silence_is_no_proof_that_a_clip_trained_the_run(stream_run, tmp_path):
@@ -168,7 +174,8 @@ def test_silence_is_no_proof_that_a_clip_trained_the_run(stream_run, tmp_path):
     for label, level in (("yes", 0.1), ("no", 0.0)):
         (folder / label).mkdir(parents=True)
         soundfile.write(folder / label / "1.wav", [level] * 8000, 16000)
-    shards = open_shards(json.loads(Path(stream_run.run_dir, "run.json").read_text())["shards"])
+    record = json.loads(Path(stream_run.run_dir, "run.json").read_text())
+    shards = open_shards(Path(stream_run.cache_dir, record["shards"]))
     corpus = other_recordings.read_corpus(
         [str(folder)], stream_run.corpus, only=other_recordings.TEST
     )

@@ -13,13 +13,12 @@ import jsonschema
 import numpy as np
 import pytest
 import soundfile
-import tf_keras as keras
 from absl import flags
 from absl.testing import flagsaver
 from small_recordings import write_ambient, write_recordings
 
 from tools import command, train
-from wakeword_keras import files
+from wakeword_keras import files, models
 from wakeword_keras.data.shards import open_shards, split_features
 from wakeword_keras.names import ONNX_FILES, TFLITE_FILES
 from wakeword_keras.onnx import translate
@@ -28,7 +27,7 @@ from wakeword_keras.report import report
 from wakeword_keras.run import directory, pipeline
 from wakeword_keras.tflite import flatbuffer
 from wakeword_keras.tflite.scorers import keras_scorer, tflite_scorer
-from wakeword_keras.training import callbacks
+from wakeword_keras.training import callbacks, weights
 
 ROOT = Path(train.__file__).parents[1]
 RECIPE = f"--flagfile={ROOT / 'flags' / 'smoke.flags'}"
@@ -96,15 +95,17 @@ def finished(tmp_path_factory, cache):
 def qat_model(finished):
     settings = read(finished / "run.json")["config"]
     assert settings["frontend.kind"] == "micro"
-    fp32 = keras.models.load_model(finished / "fp32" / "model.keras", compile=False)
-    model = fake_quantize.quantize(fp32, pipeline.FrontendConfig().input_affine)
-    model.load_weights(finished / "qat" / "model.weights.h5")
+    frontend = pipeline.FrontendConfig()
+    frames = frontend.num_frames(16 * settings["corpus.clip_ms"])
+    fp32 = models.build(settings["model"], frames, frontend.channels, 1)
+    model = fake_quantize.quantize(fp32, frontend.input_affine)
+    weights.load(model, finished / "qat" / "weights.npz")
     return model
 
 
 @pytest.fixture(scope="module")
-def shards(finished):
-    return open_shards(read(finished / "run.json")["shards"])
+def shards(finished, cache):
+    return open_shards(cache / read(finished / "run.json")["shards"])
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +118,8 @@ def test_the_run_directory_holds_what_others_read(finished):
     for name in (
         "run.flags",
         "thresholds.json",
-        "fp32/model.keras",
-        "qat/model.weights.h5",
+        "fp32/weights.npz",
+        "qat/weights.npz",
         "report/report.html",
         "firmware/manifest.json",
         "firmware/model_data.c",
@@ -320,7 +321,7 @@ def test_a_run_killed_in_both_trainings_ends_complete(finished, cache, tmp_path)
     arguments = (RECIPE, f"--run_dir={directory}", f"--cache_dir={cache}")
     kill_after_first_row(directory / "fp32" / "history.csv", *arguments)
     assert read(directory / "run.json")["stages"]["fp32"]["status"] == "running"
-    assert not (directory / "fp32" / "model.keras").exists()
+    assert not (directory / "fp32" / "weights.npz").exists()
     kill_after_first_row(directory / "qat" / "history.csv", *arguments)
     assert read(directory / "run.json")["stages"]["fp32"]["status"] == "done"
     trained = contents(directory / "fp32")

@@ -17,7 +17,7 @@ def tool(monkeypatch, capsys):
     """Runs the tool on arguments; gives what it called with what, and what it said on stderr."""
     calls = []
     for module, name in (
-        (pipeline, "run"),
+        (pipeline, "repeat"),
         (other_recordings, "evaluate"),
         (comparison, "compare"),
         (released_models, "evaluate"),
@@ -59,8 +59,8 @@ def run_dir(tmp_path):
 
 def test_without_other_data_the_run_is_evaluated_again(tool, run_dir):
     call, _ = tool(f"--run_dir={run_dir}")
-    name, (config,), options = call
-    assert (name, options) == ("run", {"again": ("report",)})
+    name, (config, stages), _ = call
+    assert (name, stages) == ("repeat", ("report",))
     assert (config.data_dir, config.loss.gamma) == (("mine",), 1.5)
     # Its own flagfile names its own recordings.
     assert tool(f"--flagfile={run_dir / 'run.flags'}")[0] == call

@@ -64,14 +64,19 @@ class Kill(keras.callbacks.Callback):
             raise Killed
 
 
+def watchers_of(directory, model, patience=9, made_from="this test"):
+    history = callbacks.HistoryCsv(directory / "history.csv")
+    keep_best = callbacks.KeepBest(model, history, patience)
+    path = directory / "checkpoint.npz"
+    args = (made_from, model, model.optimizer, history, keep_best)
+    return history, keep_best, callbacks.Resume(path, *args)
+
+
 def train(directory, val_auc, *, patience=9, kill_at=None, kill_after="resume", val_loss=0.1):
     """Train as the library does; returns model, history, KeepBest, snapshots, first epoch."""
     model = build()
-    resume = callbacks.Resume(directory / "checkpoints", model, model.optimizer)
+    history, keep_best, resume = watchers_of(directory, model, patience)
     first = resume.restore()
-    history = callbacks.HistoryCsv(directory / "history.csv")
-    history.keep(first)
-    keep_best = callbacks.KeepBest(directory, model, history, patience)
     snapshots = Snapshots()
     watchers = {"history": history, "best": keep_best, "resume": resume}
     ordered = [Planned(val_auc, val_loss), snapshots]
@@ -121,7 +126,7 @@ def test_detection_metrics_reach_the_callbacks_that_follow(tmp_path):
     metrics = callbacks.DetectionMetrics(model, [features], labels, FocalLoss())
     fitted = model.fit(features, labels, epochs=2, callbacks=[metrics, history], verbose=0)
     for column in ("loss", "val_loss", "val_auc", "val_recall_at_fpr_0_01"):
-        logged = [row[column] for row in history.rows()]
+        logged = [row[column] for row in history.rows]
         np.testing.assert_allclose(logged, fitted.history[column], rtol=1e-6)
 
 
@@ -136,7 +141,7 @@ def test_a_diverged_model_is_an_error_that_names_the_epoch():
 
 def test_history_has_one_row_an_epoch_with_the_contract_s_columns(tmp_path):
     _, history, *_ = train(tmp_path, [0.5, 0.6, 0.7])
-    rows = history.rows()
+    rows = history.rows
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert tuple(rows[0]) == callbacks.COLUMNS
     assert rows[1]["learning_rate"] == pytest.approx(0.05)
@@ -151,7 +156,7 @@ def test_history_logs_the_learning_rate_of_a_schedule(tmp_path):
     history = callbacks.HistoryCsv(tmp_path / "history.csv")
     features, labels = examples()
     model.fit(features, labels, batch_size=16, epochs=2, callbacks=[history], verbose=0)
-    assert [row["learning_rate"] for row in history.rows()] == pytest.approx([0.1, 0.01])
+    assert [row["learning_rate"] for row in history.rows] == pytest.approx([0.1, 0.01])
 
 
 def test_best_is_the_highest_auc_and_of_ties_the_latest(tmp_path):
@@ -171,16 +176,40 @@ def test_best_is_the_highest_auc_and_of_ties_the_latest(tmp_path):
 
 def test_training_stops_when_patience_is_exhausted(tmp_path):
     _, history, best, *_ = train(tmp_path, [0.8, 0.9, 0.7, 0.7, 0.99], patience=2)
-    assert [row["epoch"] for row in history.rows()] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in history.rows] == [1, 2, 3, 4]
     assert best.exhausted
     assert best.best_epoch() == 2
-    assert [path.name for path in tmp_path.glob("*.h5")] == ["best-0002.weights.h5"]
 
 
-def test_restoring_before_any_epoch_is_an_error(tmp_path):
-    history = callbacks.HistoryCsv(tmp_path / "history.csv")
-    with pytest.raises(InputError, match=r"history\.csv"):
-        callbacks.KeepBest(tmp_path, build(), history, 1).restore()
+def test_a_lost_history_is_written_again_from_the_checkpoint(tmp_path):
+    _, history, *_ = train(tmp_path, [0.8, 0.9])
+    before = history.path.read_bytes()
+    history.path.unlink()
+    *_, first = train(tmp_path, [0.8, 0.9])
+    assert first == 2
+    assert history.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("at", [0.2, 0.4, 0.6])
+def test_a_damaged_checkpoint_is_named(tmp_path, at):
+    train(tmp_path, [0.8])
+    path = tmp_path / "checkpoint.npz"
+    content = bytearray(path.read_bytes())
+    first = int(at * len(content))
+    content[first : first + 200] = bytes(200)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"checkpoint\.npz is damaged.*delete it"):
+        train(tmp_path, [0.8, 0.9])
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    train(tmp_path, [0.8])
+    *_, resume = watchers_of(tmp_path, build(), made_from="another")
+    with pytest.raises(InputError, match=r"checkpoint\.npz is of a training with other settings"):
+        resume.restore()
+    *_, resume = watchers_of(tmp_path, build(words=2))
+    with pytest.raises(InputError, match=r"checkpoint\.npz is of another model"):
+        resume.restore()
 
 
 def test_an_exhausted_training_stays_exhausted_when_started_again(tmp_path):
@@ -198,7 +227,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path, kill_after):
     plan = [0.5, 0.9, 0.7, 0.8, 0.6]
     (tmp_path / "straight").mkdir()
     straight, history, best, *_ = train(tmp_path / "straight", plan, patience=3)
-    expected = [row["val_auc"] for row in history.rows()]
+    expected = [row["val_auc"] for row in history.rows]
     best.restore()
 
     killed = tmp_path / "killed"
@@ -208,8 +237,8 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path, kill_after):
     again, history, best, _, first = train(killed, plan, patience=3)
     best.restore()
     assert first == (2 if kill_after == "resume" else 1)
-    assert [row["epoch"] for row in history.rows()] == [1, 2, 3, 4, 5][: len(expected)]
-    assert [row["val_auc"] for row in history.rows()] == pytest.approx(expected)
+    assert [row["epoch"] for row in history.rows] == [1, 2, 3, 4, 5][: len(expected)]
+    assert [row["val_auc"] for row in history.rows] == pytest.approx(expected)
     for ours, theirs in zip(again.get_weights(), straight.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
@@ -230,7 +259,7 @@ def test_optimizer_state_and_step_are_resumed(tmp_path):
     with pytest.raises(Killed):
         train(tmp_path, [0.5, 0.6, 0.7], kill_at=1)
     model = build()
-    assert callbacks.Resume(tmp_path / "checkpoints", model, model.optimizer).restore() == 2
+    assert watchers_of(tmp_path, model)[-1].restore() == 2
     assert int(model.optimizer.iterations) == 6  # 48 clips, batches of 16, 2 epochs
     assert any(np.any(variable.numpy()) for variable in model.optimizer.variables[2:])
 

@@ -74,6 +74,24 @@ def test_a_resumed_training_equals_one_that_was_not_interrupted(
         assert b["learning_rate"] == a["learning_rate"]
 
 
+def test_dropout_is_repeated_bit_for_bit_by_a_resumed_training(
+    training_data, tiny_model, tmp_path, monkeypatch
+):
+    dropped = keras.layers.Dropout(0.5, name="dropout")(tiny_model.layers[-2].output)
+    dropped = keras.layers.Dropout(0.5, name="dropout_2")(dropped)
+    start = keras.Model(tiny_model.inputs, keras.layers.Dense(1, name="logit")(dropped))
+    finished, interrupted = copy_of(start), copy_of(start)
+    loop.train(finished, training_data, LossConfig(), CONFIG, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_in(patch, epoch=1)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(interrupted, training_data, LossConfig(), CONFIG, tmp_path / "killed")
+    resumed = copy_of(start)
+    loop.train(resumed, training_data, LossConfig(), CONFIG, tmp_path / "killed")
+    for a, b in zip(finished.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_finished_training_is_not_trained_on_but_gives_its_best_weights(
     whole, training_data, capsys
 ):
@@ -294,14 +312,15 @@ def test_an_epoch_logs_what_was_heard_and_where_the_loss_comes_from(
     assert "made[" in said
 
 
-def test_recall_in_streams_chooses_the_best_epoch_where_there_is_any(tmp_path):
+def test_recall_in_streams_chooses_the_best_epoch_where_there_is_any(tiny_model, tmp_path):
     history = callbacks.HistoryCsv(tmp_path / "history.csv")
-    keep = callbacks.KeepBest(tmp_path, None, history, patience=9)
+    keep = callbacks.KeepBest(tiny_model, history, patience=9)
 
     def best(*epochs):
         names = ("val_auc", "val_stream_recall", "val_stream_mean_recall")
         rows = [dict(zip(names, values, strict=False)) for values in epochs]
-        history._write([{"epoch": i + 1, **row} for i, row in enumerate(rows)])
+        unknown = dict.fromkeys(callbacks.COLUMNS, np.nan)
+        history.rows = [{**unknown, "epoch": i + 1, **row} for i, row in enumerate(rows)]
         return keep.best_epoch()
 
     assert best((0.9,), (0.99,), (0.98,)) == 2

@@ -8,6 +8,7 @@ Known limit, of libsndfile: an mp3 of variable bit rate without a Xing header ha
 """
 
 import hashlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from wakeword_keras.audio import mp3_tag, ogg_pages, wav_header
 from wakeword_keras.errors import InputError
+from wakeword_keras.files import write_bytes
 
 SAMPLE_RATE_HZ = 16_000
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -171,15 +173,13 @@ def write(path: str | os.PathLike[str], audio: NDArray[np.int16]) -> None:
         raise InputError(f"{path}: cannot write this suffix; use one of {', '.join(_WRITABLE)}")
     if audio.dtype != np.int16 or audio.ndim != 1:
         raise ValueError(f"audio must be int16 [samples], got {audio.dtype} {audio.shape}")
-    unfinished = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
-    try:
-        with soundfile.SoundFile(unfinished, "w", SAMPLE_RATE_HZ, 1) as file:
-            # In blocks: libsndfile 1.2.2 overflows its stack on one long write of Vorbis.
-            for start in range(0, len(audio), _BLOCK_FRAMES):
-                file.write(audio[start : start + _BLOCK_FRAMES])
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    content = io.BytesIO()  # libsndfile does not say that a disk is full
+    suffix = target.suffix.lower().removeprefix(".")
+    with soundfile.SoundFile(content, "w", SAMPLE_RATE_HZ, 1, format=suffix) as file:
+        # In blocks: libsndfile 1.2.2 overflows its stack on one long write of Vorbis.
+        for start in range(0, len(audio), _BLOCK_FRAMES):
+            file.write(audio[start : start + _BLOCK_FRAMES])
+    write_bytes(target, content.getvalue())
 
 
 def _refuse_damage(path: str | os.PathLike[str]) -> None:

@@ -8,10 +8,13 @@ and a message says so.
 """
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
+from wakeword_keras import json_file
 from wakeword_keras.data.corpus import Clip, Corpus, CorpusConfig, hash_clips
 from wakeword_keras.data.recordings import (
     Recording,
@@ -21,7 +24,20 @@ from wakeword_keras.data.recordings import (
     printed_before_an_error,
 )
 from wakeword_keras.errors import InputError
+from wakeword_keras.files import write_json
 from wakeword_keras.names import NOISE, SPEECH, SPLITS, TEST
+
+_PIECES = json_file.fields(
+    pieces=json_file.array(
+        json_file.dataclass_fields(
+            Clip,
+            split={"enum": list(SPLITS)},
+            start_s={"type": "number", "minimum": 0},
+            duration_s={"type": "number", "exclusiveMinimum": 0},
+        )
+    ),
+    contents=json_file.dictionary({"type": "string"}),
+)
 
 
 def join(corpus: Corpus, ambient_dirs: Sequence[str], config: CorpusConfig) -> Corpus:
@@ -230,3 +246,20 @@ def _remark(pieces: Iterable[Clip]) -> str:
         hours = sum(piece.duration_s or 0.0 for piece in chosen) / 3600
         parts.append(f"{split} {hours:.2f} h of {len({piece.speaker for piece in chosen})}")
     return f"ambient recordings, hours and speakers: {', '.join(parts)}"
+
+
+def write_pieces(pieces: Iterable[Clip], contents: Mapping[str, str], path: Path) -> None:
+    """Write pieces and the hash of each one's file by clip id as JSON, for `read_pieces`."""
+    absolute = [asdict(piece) | {"path": os.path.abspath(piece.path)} for piece in pieces]
+    write_json(path, {"pieces": absolute, "contents": contents})
+
+
+def read_pieces(path: Path) -> tuple[list[Clip], dict[str, str]]:
+    """Read what `write_pieces` wrote: the pieces and the hashes.
+
+    Raises:
+      InputError: the file is missing or damaged.
+    """
+    mend = "delete it and repeat the command that began the run"
+    content = json_file.read(path, _PIECES, mend)
+    return [Clip(**piece) for piece in content["pieces"]], content["contents"]

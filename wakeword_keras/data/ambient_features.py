@@ -15,13 +15,17 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from tqdm import tqdm
 
-from wakeword_keras import files
+from wakeword_keras import files, json_file
 from wakeword_keras.audio.features import FrontendConfig, StreamingFrontend
 from wakeword_keras.data.corpus import Clip
 from wakeword_keras.errors import InputError
 
 MICRO_UNIT = 1 / 25.6  # a feature is so many times the uint16 that the front end counts
 _VALUES, _INDEX = "values.bin", "index.json"
+_FRAME = {"type": "integer", "minimum": 0}
+_BOUNDS = json_file.fields(
+    bounds=json_file.array({**json_file.array(_FRAME), "minItems": 2, "maxItems": 2})
+)
 
 Audio = Iterable[NDArray[np.int16]]
 
@@ -242,7 +246,8 @@ def _write(file, blocks: Audio, frontend: FrontendConfig) -> int:
 def _open(
     folder: Path, streams: Sequence[Sequence[Clip]], frontend: FrontendConfig, name: str
 ) -> FeatureStreams:
-    bounds = np.asarray(json.loads((folder / _INDEX).read_text())["bounds"], np.int64)
+    index = json_file.read(folder / _INDEX, _BOUNDS, f"delete {folder}")
+    bounds = np.asarray(index["bounds"], np.int64)
     dtype = np.uint16 if frontend.kind == "micro" else np.float32
     values = map_values(folder / _VALUES, dtype).reshape(-1, frontend.channels)
     first_frames = []

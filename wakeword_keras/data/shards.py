@@ -6,9 +6,10 @@ all that went into them, in folders that several runs share and check by hash (s
 """
 
 import hashlib
+import io
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from wakeword_keras import files
+from wakeword_keras import files, json_file
 from wakeword_keras.audio import audio_file, rooms
 from wakeword_keras.audio.augmentation import prepare_impulse_responses
 from wakeword_keras.audio.features import FrontendConfig, compute
@@ -34,6 +35,21 @@ AFTER_MS = 500  # in a stream a wake word has to be detected by then after its c
 BACKGROUND_STRETCHES = 512  # about 25 minutes of noise: variety enough, and under 50 MB
 _FEATURES = "features.npy"
 _LAYOUT = 2  # raise when the files' layout changes, so that old caches are not read
+
+
+_CLIPS = json_file.array(
+    json_file.dataclass_fields(
+        ClipInfo,
+        target={"type": "integer", "minimum": -1},
+        group={"enum": list(GROUPS)},
+        weight={"type": "number", "exclusiveMinimum": 0},
+    )
+)
+_INDEX = json_file.fields(
+    wake_words={**json_file.array({"type": "string"}), "minItems": 1},
+    clip_samples={"type": "integer", "minimum": 1},
+    clips=json_file.fields(**dict.fromkeys(SPLITS, _CLIPS)),
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +94,9 @@ def write_shards(corpus: Corpus, clip_ms: int, cache_dir: str | Path) -> Shards:
     directory = Path(cache_dir) / f"clips-{key}"
 
     def write(folder: Path) -> None:
-        np.save(folder / "background.npy", _background(corpus, clip_samples))
+        background = io.BytesIO()  # NumPy does not say that a disk is full
+        np.save(background, _background(corpus, clip_samples))
+        files.write_bytes(folder / "background.npy", background.getvalue())
         clips = {split: _write_split(folder, split, corpus, clip_samples) for split in SPLITS}
         index = {"wake_words": corpus.wake_words, "clip_samples": clip_samples, "clips": clips}
         (folder / "index.json").write_text(json.dumps(index))
@@ -93,7 +111,7 @@ def open_shards(directory: str | Path) -> Shards | None:
 
 
 def _read_index(directory: Path) -> Shards:
-    index = json.loads((directory / "index.json").read_text())
+    index = json_file.read(directory / "index.json", _INDEX, f"delete {directory}")
     clips = {
         split: tuple(ClipInfo(**row) for row in rows) for split, rows in index["clips"].items()
     }
@@ -246,17 +264,27 @@ def _write_features(
     prepare = in_noise(shards, split) if condition == "warm" else lambda samples, _: samples
     frames = frontend.num_frames(shards.clip_samples)
     shape = (len(shards.clips[split]), frames, frontend.channels)
-    array = np.lib.format.open_memmap(folder / _FEATURES, "w+", np.float32, shape)
     samples = tqdm(
         read_audio(shards, split),
         f"features of {split} ({condition})",
-        len(array),
+        shape[0],
         unit="clip",
         disable=None,
     )
-    for i, clip in enumerate(samples):
-        array[i] = compute(prepare(clip, i)[None], frontend, frames=frames)[0]
-    array.flush()
+    rows = (
+        compute(prepare(clip, i)[None], frontend, frames=frames)[0]
+        for i, clip in enumerate(samples)
+    )
+    _write_rows(folder / _FEATURES, rows, shape)
+
+
+def _write_rows(path: Path, rows: Iterable[NDArray[np.float32]], shape: tuple[int, ...]) -> None:
+    """An array as .npy, row by row: writing to a memory map ends the process on a full disk."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for row in rows:
+            file.write(row.astype("<f4").tobytes())
 
 
 def spoken_features(shards: Shards, split: str, frontend: FrontendConfig) -> ClipFeatures:
@@ -276,12 +304,10 @@ def spoken_features(shards: Shards, split: str, frontend: FrontendConfig) -> Cli
     def write(path: Path) -> None:
         mix = in_noise(shards, split, AFTER_MS)
         shape = (len(spoken), frames, frontend.channels)
-        array = np.lib.format.open_memmap(path / _FEATURES, "w+", np.float32, shape)
         clips = zip(shards.clips[split], read_audio(shards, split), strict=True)
         mixed = (mix(sound, i) for i, (clip, sound) in enumerate(clips) if clip.target >= 0)
-        for row, samples in zip(array, mixed, strict=True):
-            row[:] = compute(samples[None], frontend)[0]
-        array.flush()
+        rows = (compute(samples[None], frontend)[0] for samples in mixed)
+        _write_rows(path / _FEATURES, rows, shape)
 
     files.build_folder(folder, write)
     return ClipFeatures(spoken, np.load(folder / _FEATURES, mmap_mode="r"))

@@ -5,15 +5,13 @@ recordings. They lie in thresholds.json.
 """
 
 import dataclasses
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wakeword_keras import json_file
 from wakeword_keras.data.shards import CONDITIONS
-from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation import clip_thresholds, stream_thresholds
 from wakeword_keras.evaluation.clip_thresholds import ClipThresholds
 from wakeword_keras.evaluation.run_models import (
@@ -25,7 +23,7 @@ from wakeword_keras.evaluation.run_models import (
 )
 from wakeword_keras.evaluation.stream_thresholds import StreamChoice
 from wakeword_keras.files import write_json
-from wakeword_keras.names import VALIDATION
+from wakeword_keras.names import FP32, INT8, INT8_PTQ, QAT, VALIDATION
 from wakeword_keras.streams import scoring
 from wakeword_keras.streams.stream_metrics import StreamMetrics, StreamThreshold
 
@@ -36,6 +34,20 @@ class Thresholds:
 
     clips: ClipThresholds
     streams: Mapping[str, StreamChoice]
+
+
+_PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
+_LOGITS = json_file.dictionary({"type": "number"}) | {"required": [FP32, QAT, INT8_PTQ, INT8]}
+_SCHEMA = json_file.dataclass_fields(
+    Thresholds,
+    clips=json_file.dataclass_fields(ClipThresholds, logits=_LOGITS),
+    streams=json_file.dictionary(
+        json_file.dataclass_fields(
+            StreamChoice,
+            threshold=json_file.dataclass_fields(StreamThreshold, probability=_PROBABILITY),
+        )
+    ),
+)
 
 
 def choose(models: RunModels, data: HeldOut) -> Thresholds:
@@ -77,45 +89,19 @@ def read(path: Path) -> Thresholds:
     """Read thresholds.json.
 
     Raises:
-      InputError: it is missing, damaged, or holds a threshold that is no finite number.
+      InputError: it is missing, damaged, or lacks a model's threshold.
     """
-    try:
-        content = json.loads(path.read_text())
-        streams = {name: _stream_choice(choice) for name, choice in content["streams"].items()}
-        thresholds = Thresholds(_clip_thresholds(content["clips"]), streams)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: repeat the command that began the run") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} is damaged ({error}): delete it and repeat the command that began the run"
-        ) from error
-    return thresholds
-
-
-def _clip_thresholds(content: Mapping[str, Any]) -> ClipThresholds:
-    return ClipThresholds(
-        {name: _finite(logit) for name, logit in content["logits"].items()},
-        {step: (float(low), float(high)) for step, (low, high) in content["shift_ci95"].items()},
-        int(content["positives"]),
-        int(content["negatives"]),
-    )
+    content = json_file.read(path, _SCHEMA, "delete it and repeat the command that began the run")
+    clips = content["clips"]
+    shifts = {step: tuple(interval) for step, interval in clips["shift_ci95"].items()}
+    streams = {name: _stream_choice(choice) for name, choice in content["streams"].items()}
+    return Thresholds(ClipThresholds(**clips | {"shift_ci95": shifts}), streams)
 
 
 def _stream_choice(content: Mapping[str, Any]) -> StreamChoice:
-    threshold = StreamThreshold(**content["threshold"])
-    _finite(threshold.logit)
-    if not (0 <= _finite(threshold.probability) <= 1 and isinstance(threshold.sum, int)):
-        raise ValueError(f"impossible threshold {content['threshold']}")
-    validation: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in content["validation"].items()
+        for name, value in content[VALIDATION].items()
     }
-    return StreamChoice(
-        **{**content, "threshold": threshold, VALIDATION: StreamMetrics(**validation)}
-    )
-
-
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"threshold {value} is no finite number")
-    return float(value)
+    threshold = StreamThreshold(**content["threshold"])
+    return StreamChoice(**{**content, "threshold": threshold, VALIDATION: StreamMetrics(**metrics)})

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wakeword_keras import json_file
 from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.errors import InputError
 
 MANIFEST_VERSION = 3
 FILE = "manifest.json"
 SCHEMA_FILE = "manifest.schema.json"
+_VERSION = json_file.fields(manifest_version={})
 SCHEMA = Path(__file__).with_name("manifest_schema.json")
 
 
@@ -29,7 +31,8 @@ def seal(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
     """
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
     sealed = {**manifest, "files": hashes}
-    return (json.dumps(sealed | {"sha256": _digest(sealed)}, indent=2) + "\n").encode()
+    digest = json_file.digest(sealed)
+    return (json.dumps(sealed | {"sha256": digest}, indent=2) + "\n").encode()
 
 
 def read_manifest(bundle_dir: str | Path) -> dict[str, Any]:
@@ -45,11 +48,14 @@ def read_manifest(bundle_dir: str | Path) -> dict[str, Any]:
       InputError: no bundle, of another version, damaged, or its model is missing or another one.
     """
     manifest = read_sealed(bundle_dir)
-    model_path = Path(bundle_dir) / manifest["model"]["file"]
-    if not model_path.is_file():
-        raise InputError(f"{model_path} not found: export the bundle again")
-    if hashlib.sha256(model_path.read_bytes()).hexdigest() != manifest["model"]["sha256"]:
-        raise InputError(f"{model_path} is not the model of manifest.json: export again")
+    for model in (manifest["model"], manifest["streaming"]):
+        if model is None:
+            continue
+        path = Path(bundle_dir) / model["file"]
+        if not path.is_file():
+            raise InputError(f"{path} not found: export the bundle again")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != model["sha256"]:
+            raise InputError(f"{path} is not the model of manifest.json: export again")
     return manifest
 
 
@@ -60,19 +66,15 @@ def read_sealed(bundle_dir: str | Path) -> dict[str, Any]:
       InputError: no bundle, of another version, or damaged.
     """
     path = Path(bundle_dir) / FILE
-    try:
-        manifest = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path} not found: give the firmware folder of a finished run") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError:
-        raise InputError(f"{path} is not JSON: export the bundle again") from None
-    version = manifest.get("manifest_version") if isinstance(manifest, dict) else None
+    if not path.exists():
+        raise InputError(f"{path} not found: give the firmware folder of a finished run")
+    version = json_file.read(path, _VERSION, "export the bundle again")["manifest_version"]
     if version != MANIFEST_VERSION:
         raise InputError(f"{path} has version {version}, not {MANIFEST_VERSION}: export again")
+    schema = json.loads(SCHEMA.read_text())
+    manifest = json_file.read(path, schema, "export the bundle again")
     content = copy.copy(manifest)
-    if content.pop("sha256", None) != _digest(content):
+    if content.pop("sha256", None) != json_file.digest(content):
         raise InputError(f"{path} is damaged, it is not what was written: export again")
     return manifest
 
@@ -81,7 +83,3 @@ def frontend_of(manifest: Mapping[str, Any]) -> FrontendConfig:
     """The front end that a manifest asks for."""
     names = [field.name for field in dataclasses.fields(FrontendConfig)]
     return FrontendConfig(**{name: manifest["front_end"][name] for name in names})
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -4,7 +4,7 @@ Figures compare only where they were measured on the same clips. Intervals are e
 where two of them overlap, the runs may or may not differ.
 """
 
-import json
+import hashlib
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from wakeword_keras import json_file
 from wakeword_keras.errors import InputError
 from wakeword_keras.files import write_bytes
 from wakeword_keras.names import FP32, INT8, INT8_PTQ
@@ -25,6 +26,43 @@ from wakeword_keras.report import style, verdicts
 MODELS = (FP32, INT8_PTQ, INT8)
 _COUNTS = ("clips", "positives", "speakers")
 _MOST_SETTINGS = 4
+_REPEAT = "delete it and repeat the command that began the run"
+
+
+_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+_NUMBER = {"type": "number"}
+_COUNT = {"type": "integer", "minimum": 0}
+_INTERVAL = {**json_file.array(_NUMBER), "minItems": 2, "maxItems": 2}
+_METRICS = json_file.fields(
+    accuracy=_SHARE,
+    accuracy_ci95=_INTERVAL,
+    recall_at_fpr_0_01=_SHARE,
+    recall_ci95=_INTERVAL,
+    roc_auc=_SHARE,
+    bytes=_COUNT,
+    clips=_COUNT,
+)
+_STEP = json_file.fields(relative_accuracy_drop=_NUMBER, relative_accuracy_drop_ci95=_INTERVAL)
+_ERROR = json_file.fields(relative_accuracy_drop=_NUMBER, accuracy_drop_ci95=_INTERVAL)
+_ERROR["properties"] |= {"steps": json_file.dictionary(_STEP)}
+_TEST = json_file.fields(false_accepts_per_hour={"type": "number", "minimum": 0}, miss_rate=_SHARE)
+_REPORT = json_file.fields(
+    wake_words={**json_file.array({"type": "string"}), "minItems": 1},
+    clips=json_file.dictionary(_COUNT),
+    positives=_COUNT,
+    speakers=_COUNT,
+    models=json_file.fields(**dict.fromkeys(MODELS, _METRICS)),
+    quantization_error=_ERROR,
+)
+_REPORT["properties"] |= {
+    "streams": json_file.fields(
+        models=json_file.fields(**{INT8: json_file.fields(test=_TEST)}),
+    ),
+    "calibration_coverage": {"type": "object"},
+}
+_FILES = json_file.fields(files=json_file.dictionary(json_file.SHA256))
+_RUN = json_file.fields(config={"type": "object"}, stages=json_file.dictionary(_FILES))
+_CORPUS = json_file.fields(sha256=json_file.SHA256)
 
 
 @dataclass(frozen=True)
@@ -93,24 +131,31 @@ def _read(path: Path, name: str) -> ComparedRun:
             f"{path} holds no report: finish the run (its settings: {path / 'run.flags'}), "
             "or name another directory"
         )
-    report = _json(found[0])
-    missing = [model for model in MODELS if model not in report.get("models", {})]
-    if missing or "quantization_error" not in report:
-        raise InputError(
-            f"{found[0]} lacks {missing[0] if missing else 'quantization_error'}; "
-            "evaluate that run again"
+    report = json_file.read(found[0], _REPORT, "evaluate that run again", sealed=True)
+    run, corpus = (
+        json_file.read(path / file, schema, _REPEAT, sealed=True) if (path / file).is_file() else {}
+        for file, schema in (("run.json", _RUN), ("corpus.json", _CORPUS))
+    )
+    _check_hashes(path, run, found[0])
+    return ComparedRun(name, report, run.get("config", {}), corpus.get("sha256", ""))
+
+
+def _check_hashes(directory: Path, run: Mapping[str, Any], report: Path) -> None:
+    """Refuse a report or a corpus.json that is not the run's own."""
+    written = {
+        file: sha256
+        for stage in run.get("stages", {}).values()
+        for file, sha256 in stage["files"].items()
+    }
+    for path, mend in ((report, "evaluate that run again"), (directory / "corpus.json", _REPEAT)):
+        name = path.relative_to(directory).as_posix()
+        changed = (
+            name in written
+            and path.is_file()
+            and hashlib.sha256(path.read_bytes()).hexdigest() != written[name]
         )
-    settings = _json(path / "run.json").get("config", {})
-    return ComparedRun(name, report, settings, _json(path / "corpus.json").get("sha256", ""))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: evaluate that run again") from error
+        if changed:
+            raise InputError(f"{path} is not what {directory} wrote: {mend}")
 
 
 def _check_same_clips(path: Path, run: ComparedRun, other_path: Path, other: ComparedRun) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from wakeword_keras import json_file
 from wakeword_keras.evaluation.findings import Findings
 from wakeword_keras.files import write_bytes
 from wakeword_keras.report import figures, nearest, page, style
@@ -29,14 +30,15 @@ def write(findings: Findings, run_dir: str | Path, out_dir: str | Path | None = 
     out.mkdir(parents=True, exist_ok=True)
     judged = verdicts(findings)
     content = findings.to_json() | {"verdicts": [dataclasses.asdict(v) for v in judged]}
-    text = json.dumps(content, indent=2, allow_nan=False)
+    # As it will be read, lists for tuples; NaN is found before anything is written.
+    content = json.loads(json.dumps(content, allow_nan=False))
     svgs = {}
     for name, figure in figures.figures(findings, Path(run_dir)):
         write_bytes(out / f"{name}.png", style.to_png(figure))
         svgs[name] = style.to_svg(figure, name)
     found = nearest.write(Path(run_dir), out)
     write_bytes(out / "report.html", page.render(findings, judged, svgs, found).encode())
-    write_bytes(out / "report.json", (text + "\n").encode())
+    json_file.write_sealed(out / "report.json", content)
 
 
 def page_of(findings: Findings) -> str:

@@ -1,11 +1,11 @@
 """The ambient audio of a run: what it trains on, and what chooses the best epoch."""
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wakeword_keras import json_file
 from wakeword_keras.data import ambient, ambient_passes, feature_sets
 from wakeword_keras.data.ambient_features import FeatureStreams, Windows
 from wakeword_keras.data.corpus import Clip
@@ -18,7 +18,7 @@ from wakeword_keras.data.shards import (
 )
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import TRAIN, VALIDATION
-from wakeword_keras.run.directory import RunDirectory, hash_of
+from wakeword_keras.run.directory import RunDirectory
 from wakeword_keras.training.listening import ValidationStreams
 from wakeword_keras.training.negatives import Negatives
 
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 def pieces(run: RunDirectory) -> tuple[list[Clip], dict[str, str]]:
     """Pieces of ambient recordings of all splits, and the hash of each one's file by clip id."""
-    recorded = json.loads(run.path("streams.json").read_text("utf-8"))
-    return [Clip(**piece) for piece in recorded["pieces"]], recorded["contents"]
+    return ambient.read_pieces(run.directory / "streams.json")
 
 
 def negatives(run: RunDirectory, config: "RunConfig", shards: Shards) -> Negatives | None:
@@ -75,7 +74,7 @@ def _of_split(run: RunDirectory, split: str) -> tuple[tuple[tuple[Clip, ...], ..
     found, contents = pieces(run)
     streams = ambient.of_split(found, split)
     heard = [(p.clip_id, contents[p.clip_id], p.start_s, p.duration_s) for s in streams for p in s]
-    return streams, hash_of(heard)
+    return streams, json_file.digest(heard)
 
 
 def _passes(run: RunDirectory, config: "RunConfig", shards: Shards) -> list[FeatureStreams]:

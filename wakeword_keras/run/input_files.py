@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from wakeword_keras import json_file
 from wakeword_keras.data import feature_sets
 from wakeword_keras.data.recordings import (
     MANIFEST,
@@ -15,6 +16,9 @@ from wakeword_keras.data.recordings import (
 
 Stamps = dict[str, list[int]]
 """Bytes and time of change (ns) by path."""
+_SCHEMA = json_file.dictionary(
+    {**json_file.array({"type": "integer"}), "minItems": 2, "maxItems": 2}
+)
 
 
 def stamp(
@@ -37,6 +41,15 @@ def stamp(
     manifests = [Path(folder, MANIFEST) for folder in data_dirs]
     paths += [str(path) for path in manifests if path.is_file()]
     return {path: _stamp(path) for path in sorted(set(paths))}
+
+
+def read(path: Path) -> Stamps:
+    """Read stamps that were written as JSON.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    return json_file.read(path, _SCHEMA, "delete it and repeat the command that began the run")
 
 
 def describe_changes(before: Mapping[str, list[int]], now: Mapping[str, list[int]]) -> str:

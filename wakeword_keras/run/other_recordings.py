@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wakeword_keras import json_file
 from wakeword_keras.audio import audio_file
 from wakeword_keras.data import ambient
 from wakeword_keras.data.corpus import Clip, Corpus, read_corpus
@@ -20,11 +21,10 @@ from wakeword_keras.data.shards import Shards, fit_length, read_audio, write_sha
 from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation.findings import measure
 from wakeword_keras.evaluation.run_models import HeldOut, RunModels
-from wakeword_keras.files import write_json
 from wakeword_keras.names import POSITIVE, TEST, TRAIN, VALIDATION
 from wakeword_keras.report import report
 from wakeword_keras.run import pipeline
-from wakeword_keras.run.directory import RunDirectory, hash_of
+from wakeword_keras.run.directory import RunDirectory
 from wakeword_keras.run.pipeline import RunConfig
 
 
@@ -60,7 +60,7 @@ def evaluate(
     judged = {name: path for name, path in models.onnx.items() if name in chosen.clips.logits}
     models = dataclasses.replace(models, onnx=judged)
     report.write(measure(models, data, chosen), run.directory, out)
-    write_json(out / "corpus.json", corpus.summary())
+    json_file.write_sealed(out / "corpus.json", corpus.summary())
     print(f"report: {out / 'report.html'}")
 
 
@@ -123,7 +123,7 @@ def _without_the_runs_own(corpus: Corpus, shards: Shards) -> Corpus:
     return dataclasses.replace(
         corpus,
         clips=tuple(kept),
-        sha256=hash_of([corpus.sha256, names]),
+        sha256=json_file.digest([corpus.sha256, names]),
         messages=(*corpus.messages, message),
     )
 

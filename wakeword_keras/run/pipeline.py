@@ -1,9 +1,7 @@
 """The whole line, stage by stage, in a run directory; a stage that is done is not run again."""
 
-import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tf_keras as keras
 
-from wakeword_keras import labels, models
+from wakeword_keras import json_file, labels, models
 from wakeword_keras.audio.audio_file import fingerprint
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.audio.features import FrontendConfig, compute
@@ -55,25 +53,34 @@ from wakeword_keras.onnx import translate
 from wakeword_keras.quantization import calibration, fake_quantize, finetuning
 from wakeword_keras.report import report
 from wakeword_keras.run import ambient_audio, esphome_target, input_files
-from wakeword_keras.run.directory import RunDirectory, hash_of
+from wakeword_keras.run.directory import FILE, RunDirectory, locked, sha256
 from wakeword_keras.synthesis.corpus import SynthesisConfig, synthesize
 from wakeword_keras.synthesis.lines import SIMILAR, SPEECH
 from wakeword_keras.tflite import convert, flatbuffer, streaming
-from wakeword_keras.training import batches, loop
+from wakeword_keras.training import batches, loop, weights
 from wakeword_keras.training.batches import DataConfig
 from wakeword_keras.training.loop import LossConfig, TrainConfig
 from wakeword_keras.training.negatives import Negatives
 
-# In their order, each with the file that it writes last: a stage whose file is lost is not done.
+# In their order, each with the files that are read later: a stage that lacks one is not done.
 STAGES = {
-    "corpus": "corpus.json",
-    "fp32": "fp32/model.keras",
-    "calibration": "calibration.json",
-    "qat": "qat/model.weights.h5",
-    "export": "export/export.json",
-    "thresholds": "thresholds.json",
-    "report": "report/report.json",
-    "firmware": "firmware/manifest.json",
+    "corpus": ("corpus.json", "streams.json"),
+    "fp32": ("fp32/weights.npz", "fp32/history.csv", f"fp32/{loop.HARD_NEGATIVES}"),
+    "calibration": ("calibration.json",),
+    "qat": ("qat/weights.npz", "qat/history.csv", f"qat/{loop.HARD_NEGATIVES}"),
+    "export": tuple(
+        f"export/{file}"
+        for file in (
+            "export.json",
+            *TFLITE_FILES.values(),
+            *STREAMING_FILES.values(),
+            *ONNX_FILES.values(),
+            *ONNX_STREAMING_FILES.values(),
+        )
+    ),
+    "thresholds": ("thresholds.json",),
+    "report": ("report/report.json",),
+    "firmware": ("firmware/manifest.json",),
 }
 _INPUT_FILES = "input_files.json"
 _TRANSLATED_FROM = {FP32_ONNX: FP32_TFLITE, INT8_ONNX: INT8}
@@ -159,40 +166,45 @@ class RunConfig:
             )
 
 
-def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> None:
+def run(config: RunConfig, flagfile: str = "") -> None:
     """Run every stage that is not done yet, from recordings or a phrase to a firmware bundle.
 
     Args:
       config: the run. Run again with the same one after an interruption, it goes on where it was.
       flagfile: the command line's flags, kept as `run.flags` to repeat the run.
-      again: stages to do again although they are done.
 
     Raises:
       InputError: something given is wrong: the message names it and the mend.
     """
-    keras.utils.set_random_seed(config.seed)
-    run = RunDirectory(config.run_dir, _settings(config), STAGES)
-    run.forget(again)
-    if flagfile:
-        write_bytes(run.path("run.flags"), flagfile.encode())
-    if run.done("corpus") and not again:
-        _check_recordings(run, config)
-    shards = _corpus(run, config)
-    negatives = ambient_audio.negatives(run, config, shards)
-    fp32 = _fp32(run, config, shards, negatives)
-    calibration_set = _calibration_set(config, shards, negatives)
-    qat = _qat(run, config, shards, negatives, fp32, calibration_set)
-    run.once("export", lambda: _export(run, fp32, qat, calibration_set))
-    labels = _training_labels(config, shards, negatives)
-    run_models = _run_models(run, fp32, qat, calibration_set, labels)
-    run.once("thresholds", lambda: _thresholds(run, config, shards, run_models))
-    run.once("report", lambda: _report(run, config, shards, run_models))
-    run.once("firmware", lambda: _firmware(run, config, shards, run_models))
-    print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
+    with locked(config.run_dir):
+        run = RunDirectory(config.run_dir, _settings(config), STAGES)
+        if flagfile:
+            write_bytes(run.path("run.flags"), flagfile.encode())
+        if run.done("corpus"):
+            _check_recordings(run, config)
+        _run_stages(run, config)
+
+
+def repeat(config: RunConfig, stages: Collection[str]) -> None:
+    """Do stages of a finished run again, and nothing else.
+
+    Args:
+      config: that it was made with.
+      stages: of export, thresholds, report and firmware.
+
+    Raises:
+      InputError: another stage is not done, or the run is damaged or of another configuration.
+    """
+    if not Path(config.run_dir, FILE).is_file():
+        open_finished(config)  # says so, and makes no folder
+    with locked(config.run_dir):
+        run = RunDirectory(config.run_dir, _settings(config), STAGES, stages)
+        run.forget(stages)
+        _run_stages(run, config)
 
 
 def open_finished(config: RunConfig) -> tuple[RunDirectory, Shards, RunModels]:
-    """Open a run that is done, to measure its models on other data.
+    """Open a run whose models are exported, to measure them on other data; writes nothing there.
 
     Args:
       config: that it was made with.
@@ -201,22 +213,31 @@ def open_finished(config: RunConfig) -> tuple[RunDirectory, Shards, RunModels]:
       Its directory, its clips (read again where their cache is gone) and its models.
 
     Raises:
-      InputError: a stage is missing, or the run is of another configuration.
+      InputError: a stage is missing, or the run is damaged or of another configuration.
     """
-    run = RunDirectory(config.run_dir, _settings(config), STAGES)
-    missing = [stage for stage in STAGES if not run.done(stage)]
-    if missing:
-        raise InputError(
-            f"{config.run_dir} is not finished, {missing[0]} is not done: "
-            f"repeat the command that began it (its settings: {run.path('run.flags')})"
-        )
+    run = RunDirectory(config.run_dir, _settings(config), STAGES, ())
+    return run, *_models(run, config)
+
+
+def _run_stages(run: RunDirectory, config: RunConfig) -> None:
+    shards, run_models = _models(run, config)
+    run.once("thresholds", lambda: _thresholds(run, config, shards, run_models))
+    run.once("report", lambda: _report(run, config, shards, run_models))
+    run.once("firmware", lambda: _firmware(run, config, shards, run_models))
+    print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
+
+
+def _models(run: RunDirectory, config: RunConfig) -> tuple[Shards, RunModels]:
+    """The stages up to the exported models."""
+    keras.utils.set_random_seed(config.seed)
     shards = _corpus(run, config)
     negatives = ambient_audio.negatives(run, config, shards)
     fp32 = _fp32(run, config, shards, negatives)
     calibration_set = _calibration_set(config, shards, negatives)
     qat = _qat(run, config, shards, negatives, fp32, calibration_set)
+    run.once("export", lambda: _export(run, fp32, qat, calibration_set))
     labels = _training_labels(config, shards, negatives)
-    return run, shards, _run_models(run, fp32, qat, calibration_set, labels)
+    return shards, _run_models(run, fp32, qat, calibration_set, labels)
 
 
 def open_thresholds(config: RunConfig) -> Thresholds:
@@ -247,11 +268,12 @@ def _run_models(
 
 def _corpus(run: RunDirectory, config: RunConfig) -> Shards:
     """Clips as shards; recordings are read again only where their shards are gone."""
-    if run.done("corpus") and not open_shards(run.record["shards"]):
-        run.forget(["corpus"])
     run.once("corpus", lambda: _read_corpus(run, config))
-    shards = open_shards(run.record["shards"])
-    assert shards is not None, "the stage has just written them"
+    shards = open_shards(Path(config.cache_dir, run.record.get("shards", "")))
+    if shards is None:
+        corpus = gather_corpus(config)
+        _check_same_recordings(run, config, corpus, _stamps(config))
+        shards = write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
     return shards
 
 
@@ -260,6 +282,7 @@ def _check_recordings(run: RunDirectory, config: RunConfig) -> None:
     stamps = _stamps(config)
     if stamps != _stamps_before(run):
         _check_same_recordings(run, config, gather_corpus(config), stamps)
+        write_json(run.path(_INPUT_FILES), stamps)
         run.save()
 
 
@@ -267,9 +290,10 @@ def _check_same_recordings(
     run: RunDirectory, config: RunConfig, corpus: Corpus, stamps: input_files.Stamps
 ) -> None:
     impulse_responses = list_impulse_responses(config.impulse_response_dir)
+    rooms = [fingerprint(path)[1] for path in impulse_responses]
     hashes = {
         "data_sha256": corpus.sha256,
-        "impulse_responses_sha256": hash_of([fingerprint(p)[1] for p in impulse_responses]),
+        "impulse_responses_sha256": json_file.digest(rooms),
         "features_sha256": feature_sets.sha256(feature_sets.list_sets(config.ambient_feature_dirs)),
     }
     if any(run.record.setdefault(name, value) != value for name, value in hashes.items()):
@@ -279,7 +303,6 @@ def _check_same_recordings(
             f"{f' ({changes})' if changes else ''}: give another `run_dir` to train on them, "
             "or put the old ones back"
         )
-    write_json(run.path(_INPUT_FILES), stamps)
 
 
 def _stamps(config: RunConfig) -> input_files.Stamps:
@@ -292,8 +315,8 @@ def _stamps(config: RunConfig) -> input_files.Stamps:
 
 
 def _stamps_before(run: RunDirectory) -> input_files.Stamps:
-    path = run.path(_INPUT_FILES)
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    path = run.directory / _INPUT_FILES
+    return input_files.read(path) if path.exists() else {}
 
 
 def _read_corpus(run: RunDirectory, config: RunConfig) -> None:
@@ -302,20 +325,20 @@ def _read_corpus(run: RunDirectory, config: RunConfig) -> None:
     for message in corpus.messages:
         print(message, flush=True)
     _check_same_recordings(run, config, corpus, stamps)
-    write_json(run.path("corpus.json"), corpus.summary() | {"sha256": corpus.sha256})
+    write_json(run.path(_INPUT_FILES), stamps)
+    json_file.write_sealed(run.path("corpus.json"), corpus.summary())
     if corpus.streams:
-        pieces = [asdict(p) | {"path": os.path.abspath(p.path)} for p in corpus.streams]
         contents = {piece.clip_id: corpus.contents[piece.path] for piece in corpus.streams}
-        write_json(run.path("streams.json"), {"pieces": pieces, "contents": contents})
+        ambient.write_pieces(corpus.streams, contents, run.path("streams.json"))
     shards = write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
-    run.record["shards"] = str(shards.directory)
+    run.record["shards"] = shards.directory.name
 
 
 def gather_corpus(config: RunConfig) -> Corpus:
     """The clips of a run: its recordings, speech synthesised for its phrase, ambient audio."""
     folders = list(config.data_dir)
     if config.wake_phrase:
-        key = hash_of([", ".join(config.wake_phrase), asdict(config.synthesis)])[:16]
+        key = json_file.digest([", ".join(config.wake_phrase), asdict(config.synthesis)])[:16]
         folders.append(f"{config.cache_dir}/speech-{key}")
         synthesize(config.wake_phrase, folders[-1], config.synthesis)
     corpus = read_corpus(folders, config.corpus)
@@ -344,19 +367,24 @@ def _training_data(
 def _fp32(
     run: RunDirectory, config: RunConfig, shards: Shards, negatives: Negatives | None
 ) -> keras.Model:
-    run.once("fp32", lambda: _train(run, config, shards, negatives))
-    return keras.models.load_model(run.path("fp32", "model.keras"), compile=False)
-
-
-def _train(
-    run: RunDirectory, config: RunConfig, shards: Shards, negatives: Negatives | None
-) -> None:
-    path = run.path("fp32", "model.keras")
     frames = config.frontend.num_frames(shards.clip_samples)
     if config.model in models.STREAMING:
         shape = config.frontend.channels, len(shards.wake_words)
         print(models.describe(config.model, *shape), flush=True)
     model = models.build(config.model, frames, config.frontend.channels, len(shards.wake_words))
+    run.once("fp32", lambda: _train(run, config, shards, negatives, model))
+    weights.load(model, run.directory / "fp32" / "weights.npz")
+    return model
+
+
+def _train(
+    run: RunDirectory,
+    config: RunConfig,
+    shards: Shards,
+    negatives: Negatives | None,
+    model: keras.Model,
+) -> None:
+    path = run.path("fp32", "weights.npz")
     data = _training_data(run, config, shards, negatives)
     if negatives is not None:
         share = negatives.in_batch(config.data.batch)
@@ -366,9 +394,7 @@ def _train(
             flush=True,
         )
     loop.train(model, data, config.loss, config.train, path.parent)
-    partial = path.with_suffix(".partial.keras")
-    model.save(partial)
-    os.replace(partial, path)
+    weights.save(model, path)
 
 
 def _calibration_set(
@@ -415,7 +441,7 @@ def _qat(
         data = _training_data(run, config, shards, negatives)
         data = replace(data, first_pools=run.path("fp32", loop.HARD_NEGATIVES))
         run.once("qat", lambda: _finetune(run, config, data, fp32, qat))
-    qat.load_weights(run.path("qat", "model.weights.h5"))
+    weights.load(qat, run.directory / "qat" / "weights.npz")
     return qat
 
 
@@ -436,11 +462,9 @@ def _finetune(
     fp32: keras.Model,
     qat: keras.Model,
 ) -> None:
-    weights = run.path("qat", "model.weights.h5")
-    finetuning.finetune(qat, fp32, data, config.loss, config.qat, weights.parent)
-    partial = weights.with_name("partial.weights.h5")
-    qat.save_weights(partial)
-    os.replace(partial, weights)
+    path = run.path("qat", "weights.npz")
+    finetuning.finetune(qat, fp32, data, config.loss, config.qat, path.parent)
+    weights.save(qat, path)
 
 
 def _calibration_record(
@@ -516,13 +540,12 @@ def _export_record(run: RunDirectory) -> dict:
         path = run.path("export", file)
         files[file] = {
             "model": name,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "sha256": sha256(path),
             "bytes": path.stat().st_size,
             "operators": flatbuffer.operators(path),
             "tensors": {kind: len(names) for kind, names in flatbuffer.tensor_types(path).items()},
         }
-    weights = run.path("qat", "model.weights.h5").read_bytes()
-    return {"files": files, "qat_weights_sha256": hashlib.sha256(weights).hexdigest()}
+    return {"files": files, "qat_weights_sha256": sha256(run.path("qat", "weights.npz"))}
 
 
 def held_out(run: RunDirectory, config: RunConfig, shards: Shards) -> HeldOut:
@@ -557,8 +580,8 @@ def _firmware(run: RunDirectory, config: RunConfig, shards: Shards, run_models: 
         stream_sum=chosen.streams[INT8].threshold.sum if chosen.streams else None,
         listening=stream_settings(run_models, data).config,
         hashes={
-            "corpus": run.record["data_sha256"],
-            "config": hash_of(run.record["config"]),
+            "corpus": run.record.get("data_sha256", ""),
+            "config": json_file.digest(run.record["config"]),
         },
         golden_clips=golden_clips.choose(shards, config.frontend, model),
         streaming_path=run_models.streaming.get(INT8),

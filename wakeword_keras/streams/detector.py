@@ -19,6 +19,7 @@ from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
 from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.errors import InputError
 from wakeword_keras.firmware.manifest import frontend_of, read_manifest
+from wakeword_keras.firmware.model_description import check_fits, describe_model
 from wakeword_keras.metrics import stream_rule
 from wakeword_keras.metrics.stream_rule import StreamConfig
 from wakeword_keras.streams import stepwise
@@ -88,7 +89,11 @@ def load_detector(model: str | Path, threshold_probability: float | None = None)
 
 def _of_bundle(folder: Path, threshold_probability: float | None) -> Detector:
     manifest = read_manifest(folder)
-    path, frames = folder / manifest["model"]["file"], manifest["model"]["input"]["shape"][1]
+    path, wake_words = folder / manifest["model"]["file"], tuple(manifest["wake_words"])
+    frontend = frontend_of(manifest)
+    frames = frontend.num_frames(manifest["clip_ms"] * SAMPLE_RATE_HZ // 1000)
+    # Not what the manifest says of the model: what its file says.
+    check_fits(describe_model(path), frames, wake_words, frontend, path)
     start, streaming = _window_starter(path), manifest["streaming"]
     if streaming:
         start = stepwise.starter(folder / streaming["file"], "reference")
@@ -96,8 +101,8 @@ def _of_bundle(folder: Path, threshold_probability: float | None) -> Detector:
     said = {field.name: manifest["listening"][field.name] for field in fields(StreamConfig)}
     return Detector(
         start,
-        tuple(manifest["wake_words"]),
-        frontend_of(manifest),
+        wake_words,
+        frontend,
         frames,
         threshold_probability or manifest["threshold"]["probability"],
         StreamConfig(**said),

@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
 from tqdm import tqdm
 
 from wakeword_keras import files
-from wakeword_keras.audio import noise_signals
+from wakeword_keras.audio import audio_file, noise_signals
 from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
 from wakeword_keras.audio.noise_signals import Signal
 from wakeword_keras.errors import InputError
@@ -347,7 +346,7 @@ def _record(studio: _Studio, folder: Path) -> None:
             numbers[kind] += 1
             (folder / kind).mkdir(exist_ok=True)
             samples = np.clip(np.rint(signal * 32768), -32768, 32767).astype(np.int16)
-            soundfile.write(folder / path, samples, SAMPLE_RATE_HZ)
+            audio_file.write(folder / path, samples)
             rows.append((path.as_posix(), kind, speaker, split, 1))
             progress.update(len(samples) // studio.config.clip_samples)
     with open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as file:

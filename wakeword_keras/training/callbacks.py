@@ -5,8 +5,9 @@ writes into the epoch's logs (`DetectionMetrics`) comes before what reads them.
 """
 
 import csv
+import hashlib
+import io
 import math
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +15,14 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from wakeword_keras.errors import InputError
+from wakeword_keras.files import write_bytes
 from wakeword_keras.metrics import detection
 from wakeword_keras.names import EXAMPLES
+from wakeword_keras.training import weights
 
 # Ranking a few hundred positives tells no finer differences of AUC apart.
 AUC_TIE = 1e-4
@@ -106,9 +110,7 @@ class DetectionMetrics(keras.callbacks.Callback):
 
 
 class HistoryCsv(keras.callbacks.Callback):
-    """Appends one row of COLUMNS to a CSV file each epoch; a resumed training goes on in it.
-
-    Rows of epochs that are trained again are dropped, so each epoch has one row.
+    """Writes one row of COLUMNS an epoch to a CSV file; a resumed training goes on in it.
 
     Args:
       path: the file.
@@ -117,21 +119,18 @@ class HistoryCsv(keras.callbacks.Callback):
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         self.path = Path(path)
+        self.rows: list[dict[str, float]] = []
         self._start = 0.0
 
-    def rows(self) -> list[dict[str, float]]:
-        """The file's rows, each a dictionary of numbers; nan where nothing was logged."""
-        if not self.path.exists():
-            return []
-        with self.path.open(newline="") as file:
-            return [
-                {name: float(value or "nan") for name, value in row.items()}
-                for row in csv.DictReader(file)
-            ]
+    def restore(self, table: NDArray[np.float64]) -> None:
+        """Take over the rows of an interrupted training, [epochs, COLUMNS]; write the file."""
+        self.rows = [dict(zip(COLUMNS, row, strict=True)) for row in table.tolist()]
+        self._write()
 
-    def keep(self, epochs: int) -> None:
-        """Drop the rows of all but the first so many epochs."""
-        self._write([row for row in self.rows() if row["epoch"] <= epochs])
+    def table(self) -> NDArray[np.float64]:
+        """The rows as [epochs, COLUMNS], nan where nothing was logged."""
+        rows = [[row[name] for name in COLUMNS] for row in self.rows]
+        return np.array(rows, np.float64).reshape(-1, len(COLUMNS))
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Start the clock."""
@@ -140,59 +139,48 @@ class HistoryCsv(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Append the epoch's row."""
         optimizer = self.model.optimizer
-        row = {
+        said = {
             **(logs or {}),
             "epoch": epoch + 1,
             "seconds": time.monotonic() - self._start,
             "learning_rate": float(optimizer.learning_rate.numpy()),
         }
-        self._write([*(r for r in self.rows() if r["epoch"] <= epoch), row])
+        self.rows.append({name: float(f"{said.get(name, math.nan):.7g}") for name in COLUMNS})
+        self._write()
 
-    def _write(self, rows: list[dict]) -> None:
-        partial = self.path.with_name(f"{self.path.name}.partial")
-        with partial.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for row in rows:
-                values = [row.get(name, math.nan) for name in COLUMNS]
-                writer.writerow(["" if math.isnan(v) else f"{v:.7g}" for v in values])
-        os.replace(partial, self.path)
+    def _write(self) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(COLUMNS)
+        for row in self.rows:
+            writer.writerow(["" if math.isnan(v) else f"{v:.7g}" for v in row.values()])
+        write_bytes(self.path, text.getvalue().encode())
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Keeps the weights of the best epoch in a file, and stops a training that no longer improves.
+    """Keeps the weights of the best epoch, and stops a training that no longer improves.
 
     Where the model listened to validation streams, best is, of the epochs in which it did, that of
     the highest val_stream_recall; of equal ones that of the highest val_stream_mean_recall, and of
     equal ones again the latest. Elsewhere it is the highest val_auc; among those within AUC_TIE of
-    it the latest, whose learning rate is the lowest. What was best before an interruption is read
-    from the history. The file's name carries its epoch, and the file before it stays until the next
-    epoch begins: a run that is killed before this epoch's checkpoint trains the epoch again, and
-    the earlier one may be the best after all.
+    it the latest, whose learning rate is the lowest.
 
     Args:
-      directory: takes `best-<epoch>.weights.h5`.
       model: whose weights to keep.
       history: the training's history, listed before this callback.
       patience: epochs without a better one before training stops.
     """
 
-    def __init__(
-        self,
-        directory: str | Path,
-        model: keras.Model,
-        history: HistoryCsv,
-        patience: int,
-    ) -> None:
+    def __init__(self, model: keras.Model, history: HistoryCsv, patience: int) -> None:
         super().__init__()
-        self._directory = Path(directory)
+        self.weights: list[NDArray] = model.get_weights()
         self._kept = model
         self._history = history
         self._patience = patience
 
     def best_epoch(self) -> int | None:
         """Number (from 1) of the best epoch so far, None before the first."""
-        rows = self._history.rows()
+        rows = self._history.rows
         heard = [row for row in rows if not math.isnan(row["val_stream_recall"])]
         if heard:
             return int(max(heard, key=_stream_rank)["epoch"])
@@ -207,74 +195,94 @@ class KeepBest(keras.callbacks.Callback):
     def exhausted(self) -> bool:
         """Whether the last `patience` epochs brought nothing better."""
         best = self.best_epoch()
-        return best is not None and self._history.rows()[-1]["epoch"] - best >= self._patience
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Remove what was best before, now that the last epoch is in the checkpoint."""
-        best = self.best_epoch()
-        for path in self._directory.glob("best-*.weights.h5"):
-            if best is None or path != self._path(best):
-                path.unlink()
+        return best is not None and self._history.rows[-1]["epoch"] - best >= self._patience
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Save the weights if this epoch is the best."""
+        """Keep the weights if this epoch is the best."""
         if self.best_epoch() == epoch + 1:
-            path = self._path(epoch + 1)
-            partial = path.with_name(f"partial-{path.name}")
-            self._kept.save_weights(partial)
-            os.replace(partial, path)
+            self.weights = self._kept.get_weights()
         if self.exhausted:
             self.model.stop_training = True
 
     def restore(self) -> None:
         """Give the model its best weights back."""
-        best = self.best_epoch()
-        if best is None:
-            raise InputError(
-                f"{self._history.path} holds no epoch: train for at least one of `epochs`"
-            )
-        self._kept.load_weights(self._path(best))
-
-    def _path(self, epoch: int) -> Path:
-        return self._directory / f"best-{epoch:04d}.weights.h5"
+        self._kept.set_weights(self.weights)
 
 
 class Resume(keras.callbacks.Callback):
-    """Saves model and optimizer after each epoch, so that a killed training goes on from there.
+    """Saves all that a training is after each epoch, so that a killed one goes on from there.
+
+    That is the model, the optimizer, the history and the best weights, in one file: whenever it is
+    killed, they are of the same epoch.
 
     Args:
-      directory: of the checkpoint; only the last one is kept.
+      path: the file.
+      made_from: text that another training does not have; a file of another one is refused.
+      optimizer: what trains the model.
+      history, keep_best: of the training, listed before this callback.
       model: what is trained.
-      optimizer: what trains it.
     """
 
     def __init__(
         self,
-        directory: str | Path,
+        path: Path,
+        made_from: str,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
+        history: HistoryCsv,
+        keep_best: KeepBest,
     ) -> None:
         super().__init__()
         optimizer.build(model.trainable_variables)
-        self._epochs_done = tf.Variable(0, dtype=tf.int64)
-        checkpoint = tf.train.Checkpoint(
-            model=model, optimizer=optimizer, epochs_done=self._epochs_done
-        )
-        self._manager = tf.train.CheckpointManager(checkpoint, str(directory), max_to_keep=1)
+        self._path = path
+        self._made_from = np.frombuffer(hashlib.sha256(made_from.encode()).digest(), np.uint8)
+        self._variables = {"model": model.weights, "optimizer": optimizer.variables}
+        self._history = history
+        self._keep_best = keep_best
 
     def restore(self) -> int:
-        """Restore the last checkpoint, if there is one.
+        """Restore what was saved, if anything was.
 
         Returns:
           How many epochs are done: the epoch to go on with, from 0.
+
+        Raises:
+          InputError: the file is damaged or of another training.
         """
-        self._manager.restore_or_initialize()
-        return int(self._epochs_done.numpy())
+        if not self._path.exists():
+            return 0
+        saved = weights.read_arrays(self._path)
+        table = saved.pop("history", [np.empty(0)])[0]
+        now = self._state()
+        now.pop("history")
+        weights.check_shapes(self._path, saved, now)
+        if table.shape[1:] != (len(COLUMNS),) or (saved["made_from"][0] != self._made_from).any():
+            raise InputError(
+                f"{self._path} is of a training with other settings or on other recordings: "
+                "delete it, or give another `run_dir`"
+            )
+        for group, variables in self._variables.items():
+            for variable, value in zip(variables, saved[group], strict=True):
+                variable.assign(value)
+        self._history.restore(table)
+        self._keep_best.weights = saved["best"]
+        return len(table)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Save a checkpoint."""
-        self._epochs_done.assign(epoch + 1)
-        self._manager.save()
+        """Save."""
+        weights.write_arrays(self._path, self._state())
+
+    def _state(self) -> dict[str, list[NDArray]]:
+        variables = {
+            group: [variable.numpy() for variable in variables]
+            for group, variables in self._variables.items()
+        }
+        return {
+            "made_from": [self._made_from],
+            "history": [self._history.table()],
+            "best": self._keep_best.weights,
+            **variables,
+        }
 
 
 class ProgressLine(keras.callbacks.Callback):

@@ -5,7 +5,6 @@ ahead of the training, and may not depend on how far ahead. The last pools lie i
 checkpoint, so that a resumed run draws what the interrupted one would have drawn.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wakeword_keras import files
-from wakeword_keras.errors import InputError
+from wakeword_keras import files, json_file
 
 LAG_STEPS = 8
 _KEPT = 3  # the pool in use, its successor, and one more for a run that was killed in between
@@ -66,6 +64,21 @@ class Pool:
         return rng.choice(both, count)
 
 
+_COUNT = {"type": "integer", "minimum": 0}
+_POOLS = json_file.fields(
+    pools=json_file.array(
+        json_file.dataclass_fields(
+            Pool,
+            epoch={"type": "integer", "minimum": 1},
+            from_step=_COUNT,
+            windows=json_file.array(_COUNT),
+            clips=json_file.array(_COUNT),
+            hours={"type": "number", "exclusiveMinimum": 0},
+        )
+    )
+)
+
+
 class Pools:
     """The pools of a training, in a file.
 
@@ -109,10 +122,8 @@ def read_pools(path: Path) -> list[Pool]:
     """
     if not path.exists():
         return []
-    try:
-        return [_pool(content) for content in json.loads(path.read_text("utf-8"))["pools"]]
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is damaged ({error}): train in another `run_dir`") from error
+    content = json_file.read(path, _POOLS, "train in another `run_dir`")
+    return [_pool(pool) for pool in content["pools"]]
 
 
 def _pool(content: dict[str, Any]) -> Pool:

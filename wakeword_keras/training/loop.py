@@ -1,5 +1,6 @@
 """The FP32 stage, and the one training loop that QAT uses too."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from wakeword_keras.data.clips import ClipFeatures, targets_of
 from wakeword_keras.data.shards import Shards
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import TRAIN
-from wakeword_keras.training import batches, callbacks
+from wakeword_keras.training import batches, callbacks, dropout
 from wakeword_keras.training.early_warning import EarlyWarning
 from wakeword_keras.training.hard_negatives import Pools
 from wakeword_keras.training.listening import Listening, ValidationStreams, When
@@ -161,8 +162,8 @@ def train(
       data: clips and how they become batches.
       loss: what to minimise.
       config: how long and how fast.
-      directory: takes checkpoints, history.csv, best weights and TensorBoard logs. A training that
-        was interrupted goes on from its last whole epoch.
+      directory: takes checkpoint.npz, history.csv and TensorBoard logs. A training that was
+        interrupted goes on from its last whole epoch.
     """
     if config.prior_bias:
         set_prior_bias(model, data.targets(), len(data.shards.wake_words))
@@ -189,35 +190,47 @@ def fit(
     forward = forward or model
     steps = data.steps
     optimizer = _optimizer(schedule, steps)
-    resume = callbacks.Resume(directory / "checkpoints", model, optimizer)
-    first_epoch = resume.restore()
     history = callbacks.HistoryCsv(directory / "history.csv")
-    history.keep(first_epoch)
+    keep_best = callbacks.KeepBest(model, history, schedule.patience)
+    made_from = _made_from(model, data, loss, schedule)
+    resume = callbacks.Resume(
+        directory / "checkpoint.npz", made_from, model, optimizer, history, keep_best
+    )
+    first_epoch = resume.restore()
     pools = Pools(directory / HARD_NEGATIVES, data.first_pools)
     pools.keep(first_epoch)
-    keep_best = callbacks.KeepBest(directory, model, history, patience=schedule.patience)
     if first_epoch < schedule.epochs and not keep_best.exhausted:
         trainer = MonitoredModel(inputs=forward.inputs, outputs=forward.outputs)
         trainer.compile(optimizer, loss.build(), teacher)
         metrics = _metrics(forward, data, loss)
-        trainer.fit(
-            _stream(data, loss, pools, first_epoch, schedule.epochs),
-            steps_per_epoch=steps,
-            initial_epoch=first_epoch,
-            epochs=schedule.epochs,
-            callbacks=[
-                metrics,  # first: the others read its logs
-                *_listening(forward, data, pools, schedule.epochs, directory.name),
-                EarlyWarning(metrics, data.shards.wake_words),
-                callbacks.ProgressLine(schedule.epochs, steps, directory.name),
-                history,
-                keep_best,
-                resume,
-                keras.callbacks.TensorBoard(str(directory / "tensorboard"), write_graph=False),
-            ],
-            verbose=0,
-        )
+        with dropout.by_step(forward, data.seed, optimizer.iterations):
+            trainer.fit(
+                _stream(data, loss, pools, first_epoch, schedule.epochs),
+                steps_per_epoch=steps,
+                initial_epoch=first_epoch,
+                epochs=schedule.epochs,
+                callbacks=[
+                    metrics,  # first: the others read its logs
+                    *_listening(forward, data, pools, schedule.epochs, directory.name),
+                    EarlyWarning(metrics, data.shards.wake_words),
+                    callbacks.ProgressLine(schedule.epochs, steps, directory.name),
+                    history,
+                    keep_best,
+                    resume,
+                    keras.callbacks.TensorBoard(str(directory / "tensorboard"), write_graph=False),
+                ],
+                verbose=0,
+            )
     keep_best.restore()
+
+
+def _made_from(model: keras.Model, data: TrainingData, loss: LossConfig, schedule: Schedule) -> str:
+    """All that decides what a training learns, but the weights that it starts from."""
+    rooms = b"" if data.impulse_responses is None else data.impulse_responses.tobytes()
+    names = [layer.name for layer in model.layers]
+    negatives = data.negatives and (data.negatives.config, len(data.negatives.windows))
+    settings = (data.frontend, data.augment, data.config, data.seed, negatives, loss, schedule)
+    return repr((names, data.shards.directory.name, hashlib.sha256(rooms).digest(), *settings))
 
 
 def _metrics(

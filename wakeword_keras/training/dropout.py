@@ -1,0 +1,48 @@
+"""Dropout that a resumed training repeats: what is dropped depends on seed and step alone.
+
+Keras draws from generators whose state no checkpoint holds, so a training that was killed went on
+with other draws than one that was not.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import tensorflow as tf
+import tf_keras as keras
+from tf_keras import layers
+
+
+@contextmanager
+def by_step(model: keras.Model, seed: int, step: tf.Variable) -> Iterator[None]:
+    """Within the block, what `layers.Dropout` drops is a function of seed, layer and step.
+
+    Functions that call the model have to be traced within it.
+
+    Args:
+      model: functional model whose layers are changed for so long.
+      seed: of the training.
+      step: int64 variable, the optimizer's `iterations`.
+    """
+    dropouts = [
+        layer
+        for layer in model.layers
+        if type(layer) is layers.Dropout and layer.noise_shape is None
+    ]
+    for number, layer in enumerate(dropouts):
+        # Not a layer in its place: each other one would belong to two models.
+        layer.call = _stateless(layer.rate, seed * 100_003 + number, step)
+    try:
+        yield
+    finally:
+        for layer in dropouts:
+            del layer.call
+
+
+def _stateless(rate: float, seed: int, step: tf.Variable) -> Callable:
+    def call(inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        if not training:
+            return inputs
+        pair = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
+        return tf.nn.experimental.stateless_dropout(inputs, rate, pair)
+
+    return call
