@@ -10,7 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from wakeword_keras import InputError
+from wakeword_keras import InputError, json_file
 from wakeword_keras.data.clips import ClipInfo
 from wakeword_keras.evaluation import clip_thresholds, confusables, runtime_agreement
 from wakeword_keras.evaluation.calibration_coverage import Coverage, LabelMix, TensorCoverage
@@ -224,6 +224,7 @@ def test_json_is_the_report_and_holds_no_nan(run_dir):
     text = (run_dir / "report" / "report.json").read_text()
     said = json.loads(text, parse_constant=refuse)
     judged = said.pop("verdicts")
+    assert said.pop(json_file.SEAL)
     assert said == json.loads(json.dumps(findings_of().to_json()))
     lines = ["accuracy", "detection", "INT8 against QAT", "false accepts", "calibration"]
     lines += ["types", "device", "ONNX"]

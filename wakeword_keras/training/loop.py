@@ -227,10 +227,11 @@ def fit(
 def _made_from(model: keras.Model, data: TrainingData, loss: LossConfig, schedule: Schedule) -> str:
     """All that decides what a training learns, but the weights that it starts from."""
     rooms = b"" if data.impulse_responses is None else data.impulse_responses.tobytes()
-    names = [layer.name for layer in model.layers]
+    # Not names: Keras counts them up in a process.
+    shapes = [tuple(weight.shape) for weight in model.weights]
     negatives = data.negatives and (data.negatives.config, len(data.negatives.windows))
     settings = (data.frontend, data.augment, data.config, data.seed, negatives, loss, schedule)
-    return repr((names, data.shards.directory.name, hashlib.sha256(rooms).digest(), *settings))
+    return repr((shapes, data.shards.directory.name, hashlib.sha256(rooms).digest(), *settings))
 
 
 def _metrics(
