@@ -49,7 +49,7 @@ from wakeword_keras.names import (
     VALIDATION,
 )
 from wakeword_keras.onnx import translate
-from wakeword_keras.quantization import calibration, fake_quantize, finetuning
+from wakeword_keras.quantization import calibration, fake_quantize, finetuning, proof
 from wakeword_keras.report import report
 from wakeword_keras.run import esphome_target, input_files
 from wakeword_keras.run.directory import RunDirectory, hash_of
@@ -393,7 +393,7 @@ def _export(
     converters: dict[str, Callable[[], bytes]] = {
         FP32_TFLITE: lambda: convert.float_model(fp32),
         INT8_PTQ: lambda: convert.int8_model(fp32, dataset_fn),
-        INT8: lambda: convert.int8_model(qat, dataset_fn),
+        INT8: lambda: proof.int8_model(qat, fp32, calibration_set.features),
     }
     for name, converted in converters.items():
         write_bytes(run.path("export", TFLITE_FILES[name]), converted())
