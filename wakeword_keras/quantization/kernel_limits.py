@@ -2,7 +2,8 @@
 
 A kernel that adds shifts its operands by 20 bits; where the output's step is finer than the coarser
 operand's by more, TFLite does not refuse the model but ends the whole process. A bias is 32 bits
-wide in steps of the sums; TFLite clips one that does not fit, without a word.
+wide in steps of the sums; TFLite clips one that does not fit, without a word. And it quantizes
+biases that are all equal by the scale of the first channel.
 Source: tensorflow/lite/kernels/add.cc (Prepare), internal/quantization_util.cc.
 """
 
@@ -60,14 +61,26 @@ def _chain_problems(
             "it writes, more than its int8 kernel can shift: scale down what it reads, or clamp "
             "that with ReLU(6.0)"
         )
-    if rule.weight and rule.kernel in kernels.SUMS:
-        steps = kernels.bias_steps(chain, read[0])
-        if not np.all(np.abs(steps) < _BIAS_STEPS):
-            yield (
-                f"layer {head.name!r} has a bias {np.abs(steps).max():.0e} times as large as a "
-                "step of its sums, beyond the 32 bits of the int8 kernel: its inputs or weights "
-                "are nearly zero on the calibration clips: calibrate on others, or take it out"
-            )
+    if rule.kernel in kernels.SUMS:
+        yield from _bias_problems(chain, read[0])
+
+
+def _bias_problems(chain: Sequence[layers.Wrapper], read: float) -> Iterator[str]:
+    name = chain[0].layer.name
+    _, bias, unit = (np.asarray(part) for part in kernels.integer_weights(chain, read))
+    steps = np.abs(bias / unit)
+    if not np.all(steps < _BIAS_STEPS):
+        yield (
+            f"layer {name!r} has a bias of {steps.max():.0e} steps of its sums, beyond the 32 bits "
+            "of the int8 kernel: what it reads on the calibration clips, its weights or its batch "
+            "norm's gamma are nearly zero: train the model further, or take those channels out"
+        )
+    if unit.size > 1 and bias.size > 1 and np.ptp(unit) and not np.ptp(bias) and bias[0]:
+        yield (
+            f"layer {name!r} has the bias {bias[0]:.3g} in every channel, which the TFLite "
+            "converter rounds by the first channel's scale alone: train the model, or let its "
+            "biases begin at zero"
+        )
 
 
 def _scale(ends) -> float:

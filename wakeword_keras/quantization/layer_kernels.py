@@ -67,7 +67,7 @@ def scaling_of(low, high) -> Scaling:
 def conv_2d(chain: Chain, read: Sequence[Tensor], out: Scaling):
     """CONV_2D."""
     (x,), head = read, chain[0].layer
-    integers, bias, unit = _integer_weights(chain, x)
+    integers, bias, unit = integer_weights(chain, x.scaling.scale)
     sums = tf.nn.conv2d(
         x.steps, integers, head.strides, head.padding.upper(), dilations=head.dilation_rate
     )
@@ -77,7 +77,7 @@ def conv_2d(chain: Chain, read: Sequence[Tensor], out: Scaling):
 def depthwise_conv_2d(chain: Chain, read: Sequence[Tensor], out: Scaling):
     """DEPTHWISE_CONV_2D; its kernel is [height, width, channels, multiplier]."""
     (x,), head = read, chain[0].layer
-    integers, bias, unit = _integer_weights(chain, x, (-1, head.depth_multiplier))
+    integers, bias, unit = integer_weights(chain, x.scaling.scale)
     strides = (1, *head.strides, 1)
     sums = tf.nn.depthwise_conv2d(
         x.steps, integers, strides, head.padding.upper(), dilations=head.dilation_rate
@@ -88,9 +88,7 @@ def depthwise_conv_2d(chain: Chain, read: Sequence[Tensor], out: Scaling):
 def fully_connected(chain: Chain, read: Sequence[Tensor], out: Scaling):
     """FULLY_CONNECTED."""
     (x,) = read
-    integers, bias, unit = _integer_weights(chain, x)
-    if any(isinstance(wrapper.layer, layers.BatchNormalization) for wrapper in chain):
-        integers, unit = _requantized(chain, x)
+    integers, bias, unit = integer_weights(chain, x.scaling.scale)
     sums = tf.cast(tf.linalg.matmul(x.steps, integers), tf.float64)
     sums = sums + int8_kernels.half_away(tf.cast(bias, tf.float64) / unit)
     return int8_kernels.rescaled_once(sums, unit / out.scale)
@@ -239,54 +237,35 @@ def _convolved(sums, bias, unit, out: Scaling):
     return int8_kernels.convolved(*map(tf.stop_gradient, (sums, bias, unit, unit / out.scale)))
 
 
-def _integer_weights(chain: Chain, x: Tensor, by_channel: tuple[int, ...] = (-1,)):
+def integer_weights(chain: Chain, read_scale):
     """What the file holds of a layer with weights and of the batch norm folded into it.
 
     Args:
       chain: the layer and those that fold into it.
-      x: what it reads.
-      by_channel: shape of the weight's scales, broadcast against it.
+      read_scale: of the tensor that it reads, float64.
 
     Returns:
       Integers of the weight's shape, float32; the bias, real, float32 [channels]; what a step of
       the sums is worth, float64 [channels].
     """
+    folded = [wrapper.layer for wrapper in chain]
     quantized, low, high = tfmot_access.quantized_weight(chain[0])
     scale = (tf.cast(high, tf.float64) - tf.cast(low, tf.float64)) / WEIGHT_STEPS
-    factor, bias = _folded([wrapper.layer for wrapper in chain])
-    signed = tf.where(factor < 0, -scale, scale)  # a negative factor turns the sums' sign
-    integers = tf.round(tf.cast(quantized, tf.float64) / tf.reshape(signed, by_channel))
+    factor, bias = _folded(folded)
+    factor = factor * tf.ones_like(low)
+    by_channel = (-1,)
+    if isinstance(folded[0], layers.DepthwiseConv2D):
+        by_channel = (-1, folded[0].depth_multiplier)
+    held = tf.cast(quantized * tf.reshape(factor, by_channel), tf.float64)
+    scale = scale * tf.cast(tf.abs(factor), tf.float64)
+    if isinstance(folded[0], layers.Dense) and len(factor.shape):
+        # Of a Dense layer with a batch norm the converter quantizes the product anew.
+        scale = 2 * tf.reduce_max(tf.abs(held), 0) / WEIGHT_STEPS
+    scale = tf.maximum(scale, tf.constant(tfmot_access.NARROWEST / WEIGHT_STEPS, tf.float64))
+    integers = int8_kernels.half_away(held / tf.reshape(scale, by_channel))
     # Scales are float32 in the file, products of them double in the kernel.
-    scale = tf.cast(tf.cast(scale * tf.cast(tf.abs(factor), tf.float64), tf.float32), tf.float64)
-    return tf.cast(integers, tf.float32), bias, x.scaling.scale * scale
-
-
-def _requantized(chain: Chain, x: Tensor):
-    """Weights of a Dense layer with a batch norm, as the converter makes them: their product anew.
-
-    Returns:
-      Integers of the weight's shape, float32; what a step of the sums is worth, float64 [channels].
-    """
-    quantized, _, _ = tfmot_access.quantized_weight(chain[0])
-    factor, _ = _folded([wrapper.layer for wrapper in chain])
-    product = tf.cast(quantized * factor, tf.float64)
-    scale = 2 * tf.reduce_max(tf.abs(product), 0) / WEIGHT_STEPS
-    integers = int8_kernels.half_away(product / scale)
     scale = tf.cast(tf.cast(scale, tf.float32), tf.float64)
-    return tf.cast(integers, tf.float32), x.scaling.scale * scale
-
-
-def bias_steps(chain: Chain, read_scale: float) -> tf.Tensor:
-    """The bias of a layer with weights in steps of its sums, float64 [channels] or a scalar.
-
-    Args:
-      chain: the layer and those that fold into it.
-      read_scale: of the tensor that it reads.
-    """
-    _, low, high = tfmot_access.quantized_weight(chain[0])
-    factor, bias = _folded([wrapper.layer for wrapper in chain])
-    unit = read_scale * (high - low) / WEIGHT_STEPS * tf.abs(factor)
-    return tf.math.divide_no_nan(tf.cast(bias, tf.float64), tf.cast(unit, tf.float64))
+    return tf.cast(integers, tf.float32), bias, read_scale * scale
 
 
 def _folded(chain: Sequence[layers.Layer]):
