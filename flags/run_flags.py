@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 
 from flags import config
-from wakeword_keras import labels, models
+from wakeword_keras import labels
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.data.corpus import CorpusConfig
@@ -35,9 +35,6 @@ PARTS = {
 config.define(RunConfig)
 for _name, _part in PARTS.items():
     config.define(_part, config.PREFIXES.get(_name, ""))
-flags.register_validator(
-    "model", lambda name: name in models.ARCHITECTURES, f"one of {', '.join(models.ARCHITECTURES)}"
-)
 
 
 def read() -> RunConfig:

@@ -4,6 +4,7 @@ python -m tools.detect --model=runs/happy/firmware recording.wav ...
 prints a line per detection: file, seconds, wake word, probability.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 from absl import flags
@@ -14,21 +15,22 @@ from wakeword_keras import InputError
 from wakeword_keras.audio import audio_file
 from wakeword_keras.streams.detector import StreamConfig, detect_stream, load_detector
 
-_DEFAULT = StreamConfig()
 _MODEL = flags.DEFINE_string("model", None, "firmware folder of a run, or an int8 .tflite file")
 _THRESHOLD = flags.DEFINE_float(
     "threshold_probability",
     None,
     "a wake word is detected from this probability on, 0 to 1; the bundle's own if not given",
 )
-_STRIDE = flags.DEFINE_integer("stride_ms", _DEFAULT.stride_ms, "milliseconds between two scores")
-_AVERAGE = flags.DEFINE_integer(
-    "average_ms", _DEFAULT.average_ms, "milliseconds over which scores are averaged"
+flags.DEFINE_integer(
+    "stride_ms", None, "milliseconds between two scores; the model's own if not given"
 )
-_REFRACTORY = flags.DEFINE_integer(
+flags.DEFINE_integer(
+    "average_ms", None, "milliseconds over which scores are averaged; the model's own if not given"
+)
+flags.DEFINE_integer(
     "refractory_ms",
-    _DEFAULT.refractory_ms,
-    "milliseconds after a detection in which nothing is detected",
+    None,
+    "milliseconds after a detection in which nothing is detected; the model's own if not given",
 )
 flags.mark_flag_as_required("model")
 
@@ -38,7 +40,9 @@ def main(files: Sequence[str]) -> None:
     if not files:
         raise InputError("no audio file given: name at least one after the flags")
     detector = load_detector(_MODEL.value, _THRESHOLD.value)
-    config = StreamConfig(_STRIDE.value, _AVERAGE.value, _REFRACTORY.value)
+    times = {field.name: flags.FLAGS[field.name] for field in dataclasses.fields(StreamConfig)}
+    given = {name: flag.value for name, flag in times.items() if flag.value is not None}
+    config = dataclasses.replace(detector.listening, **given)
     count, hours = 0, 0.0
     for path in files:
         hours += audio_file.probe(path).seconds / 3600

@@ -23,9 +23,13 @@ TFLITE_FILES = {
     INT8: "model_int8.tflite",
 }
 STREAMING_FILES = {
-    "fp32_streaming": "model_fp32_streaming.tflite",
-    "int8_streaming": "model_int8_streaming.tflite",
+    FP32_TFLITE: "model_fp32_streaming.tflite",
+    INT8_PTQ: "model_int8_ptq_streaming.tflite",
+    INT8: "model_int8_streaming.tflite",
 }
-STREAMING_FROM = {"fp32_streaming": FP32_TFLITE, "int8_streaming": INT8}
-"""Of an architecture that streams: the models step by step, and what they are rewired from."""
+"""Of an architecture that streams: the same models step by step."""
 ONNX_FILES = {FP32_ONNX: "model_fp32.onnx", INT8_ONNX: "model_int8.onnx"}
+ONNX_STREAMING_FILES = {
+    FP32_ONNX: "model_fp32_streaming.onnx",
+    INT8_ONNX: "model_int8_streaming.onnx",
+}

@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import soxr
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,8 +13,10 @@ from wakeword_keras.audio.augmentation import (
     batch_seed,
     prepare_impulse_responses,
     spec_augment,
+    speech_span,
 )
 from wakeword_keras.errors import InputError
+from wakeword_keras.synthesis.espeak import Espeak
 
 SAMPLES, WARMUP_MS, LEAD = 4_000, 100, 1_600
 NOTHING = AugmentConfig(
@@ -22,6 +25,9 @@ NOTHING = AugmentConfig(
     gain_high_db=0,
     shift_ms=0,
     reverberation_probability=0,
+    speech_around_probability=0,
+    speech_beneath_probability=0,
+    clipping_probability=0,
     warmup_ms=WARMUP_MS,
     warmup_probability=0,
     time_masks=0,
@@ -42,9 +48,9 @@ def rms(audio):
     return np.sqrt(np.mean(np.square(np.asarray(audio, np.float64)), axis=-1))
 
 
-def augment(audio, config, background=None, responses=None, seed=0):
+def augment(audio, config, background=None, responses=None, seed=0, speech=None):
     audio, start = augment_waveform(
-        tf.constant(audio), batch_seed(seed, 0, 0), config, background, responses
+        tf.constant(audio), batch_seed(seed, 0, 0), config, background, responses, speech
     )
     return audio.numpy(), start.numpy()
 
@@ -161,6 +167,122 @@ def test_shift_moves_by_whole_ms_both_ways_and_fills_with_zeros():
         assert min(before, after) == 0
         shifts.append(shift)
     assert set(shifts) == {16 * ms for ms in range(-5, 6)}
+
+
+def word(start, end, samples=16_000, seed=0):
+    """A clip of faint noise with loud noise from start to end."""
+    clip = noise(3, samples, seed)
+    clip[start:end] = noise(3_000, end - start, seed + 1)
+    return clip
+
+
+def test_speech_is_found_where_it_is_to_a_block():
+    known = [(3_200, 9_600), (0, 5_000), (8_000, 16_000), (4_000, 5_300)]
+    clips = np.stack([word(*span) for span in known])
+    clips[2, 300:330] = 8_000  # a click
+    found = np.stack(speech_span(tf.constant(clips)), axis=1)
+    assert found.dtype == np.int32
+    np.testing.assert_allclose(found, known, atol=320)
+
+
+def test_of_silence_and_steady_noise_all_is_the_span():
+    clips = np.stack([np.zeros(16_000, np.int16), noise(500, 16_000)])
+    start, end = speech_span(tf.constant(clips))
+    np.testing.assert_array_equal(start, 0)
+    np.testing.assert_array_equal(end, 16_000)
+
+
+def test_the_end_of_spoken_words_is_found():
+    """espeak-ng says when its last phoneme ends."""
+    pytest.importorskip("espeakng_loader", reason="needs the extra [tts]")
+    tts, off_ms = Espeak(), []
+    for voice in ("en-us+f1", "en+m3", "en-gb-scotland+linda", "en-029+m5"):
+        for text in ("smart mirror", "hey jarvis", "view glass", "alexa"):
+            said = tts.say(text, voice, rate_wpm=130)
+            start, end = (at * 16_000 // said.sample_rate_hz for at in said.span(0, len(text)))
+            audio = soxr.resample(said.audio, said.sample_rate_hz, 16_000)[:22_000] // 4
+            clip = noise(10, 24_000)
+            clip[2_000 : 2_000 + len(audio)] += audio
+            found = speech_span(tf.constant(clip[None]))
+            off_ms.append(
+                [(int(found[0][0]) - start - 2_000) / 16, (int(found[1][0]) - end - 2_000) / 16]
+            )
+    assert np.abs(np.median(off_ms, axis=0)).max() < 40
+    assert np.abs(off_ms).max() < 130  # a faint "s" or "v"
+
+
+def test_words_end_shortly_before_their_clip_and_whole_ones_stay_whole():
+    clips = np.stack([word(3_000, 9_000, seed=seed) for seed in range(300)])
+    config = but(phrase_end_probability=1, phrase_end_ms=250)
+    audio, _ = augment(clips, config)
+    _, end = (edge.numpy() for edge in speech_span(tf.constant(audio)))
+    before_ms = (16_000 - end) / 16
+    assert -5 <= before_ms.min() < 20
+    assert 225 < before_ms.max() <= 265
+    long, _ = augment(np.stack([word(200, 13_000)] * 50), but(phrase_end_probability=1))
+    start, end = speech_span(tf.constant(long))
+    np.testing.assert_allclose(end - start, 12_800, atol=480)
+
+
+def test_words_that_run_into_the_end_of_their_clip_stay_where_they_are():
+    clips = np.stack([word(9_000, 16_000)] * 20)
+    audio, _ = augment(clips, but(phrase_end_probability=1))
+    np.testing.assert_array_equal(audio, clips)
+
+
+def spoken_around(config, clips, seed=0):
+    """What is added by speech, of noise of 16 s; full level wherever it is."""
+    speech = noise(1_000, (2, 160_000), 5)
+    config = dataclasses.replace(config, snr_low_db=0, snr_high_db=0, speech_around_db=0)
+    audio, _ = augment(clips, config, np.zeros((1, 160_000), np.int16), None, seed, speech)
+    return audio - np.pad(clips, [(0, 0), (LEAD, 0)]).astype(np.int32)
+
+
+def test_speech_around_leaves_a_pause_before_and_behind_the_words_and_is_as_loud():
+    clips = np.stack([word(8_000, 9_000)] * 100 + [word(2_000, 9_000)] * 100)
+    added = spoken_around(but(speech_around_probability=1), clips)
+    level = np.sqrt(np.mean(added[:100, :2_500].astype(float) ** 2, axis=1))
+    np.testing.assert_allclose(level, rms(clips[:100]), rtol=0.05)
+    for i, (row, start) in enumerate(zip(added, [8_000] * 100 + [2_000] * 100, strict=True)):
+        heard = np.flatnonzero(row)
+        before, behind = heard[heard < LEAD + start], heard[heard > LEAD + 9_000]
+        assert 800 - 320 <= behind[0] - LEAD - 9_000 <= 6_400 + 320
+        assert i >= 100 or 800 - 320 <= LEAD + start - before[-1] <= 6_400 + 320
+        assert len(before) + len(behind) == len(heard)
+
+
+def test_speech_before_and_behind_come_independently_in_about_the_asked_share():
+    clips = np.stack([word(6_000, 9_000)] * 400)
+    added = spoken_around(but(speech_around_probability=0.3), clips)
+    before, behind = added[:, :LEAD].any(axis=1), added[:, -1_000:].any(axis=1)
+    assert np.mean(before) == pytest.approx(0.3, abs=0.07)
+    assert np.mean(behind) == pytest.approx(0.3, abs=0.07)
+    assert np.mean(before & behind) == pytest.approx(0.09, abs=0.05)
+
+
+def test_speech_beneath_goes_all_through_at_the_ratio_asked_for():
+    clips = np.stack([word(6_000, 9_000)] * 40)
+    added = spoken_around(but(speech_beneath_probability=1), clips)
+    np.testing.assert_allclose(rms(added), rms(clips), rtol=0.02)
+    assert np.mean(added != 0) > 0.99
+
+
+def test_without_other_speech_its_shares_change_nothing():
+    clips, background = noise(3_000, (4, SAMPLES)), noise(500, (2, 16_000))
+    wanted = but(speech_around_probability=1, speech_beneath_probability=1)
+    np.testing.assert_array_equal(
+        augment(clips, wanted, background)[0], augment(clips, NOTHING, background)[0]
+    )
+
+
+def test_an_overdriven_clip_is_cut_off_below_its_peak():
+    clips = noise(3_000, (300, SAMPLES))
+    audio, _ = augment(clips, but(clipping_probability=0.5, clipping_db=12))
+    fall_db = 20 * np.log10(np.abs(clips).max(axis=1) / np.abs(audio).max(axis=1))
+    assert np.mean(fall_db > 0.01) == pytest.approx(0.5, abs=0.1)
+    assert 11 < fall_db.max() <= 12.01
+    untouched = np.abs(clips) < np.abs(audio).max(axis=1, keepdims=True)
+    np.testing.assert_array_equal(audio[untouched], clips[untouched])
 
 
 def test_reverberation_convolves_and_keeps_the_level():

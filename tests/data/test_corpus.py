@@ -150,12 +150,13 @@ def test_linked_folders_are_followed(tmp_path):
 # Manifests.
 
 
-def test_manifest_gives_speaker_split_and_weight(tmp_path):
-    rows = [*(f"{row},1" for row in GOOD_ROWS), "x.wav,bed,ann,test,2.5"]
-    add_manifest(tmp_path, rows, "path,label,speaker,split,weight")
+def test_manifest_gives_speaker_split_weight_and_who_is_synthetic(tmp_path):
+    rows = [*(f"{row},1," for row in GOOD_ROWS), "x.wav,bed,ann,test,2.5,1"]
+    add_manifest(tmp_path, rows, "path,label,speaker,split,weight,synthetic")
     corpus = read_corpus([str(tmp_path)], HAPPY)
     clip = by_id(corpus)["x.wav"]
     assert (clip.label, clip.speaker, clip.split, clip.weight) == ("bed", "ann", "test", 2.5)
+    assert [c.clip_id for c in corpus.clips if c.synthetic] == ["x.wav"]
     assert splits_of(corpus)["happy/validation.wav"] == "validation"
 
 
@@ -508,6 +509,7 @@ def test_bad_audio_is_named_and_can_be_skipped(tmp_path):
         ("x.wav,bed,ann,train,heavy", "weight 'heavy'"),
         ("x.wav,bed,ann,train,-1", "weight '-1'"),
         ("x.wav,bed,ann,train,nan", "weight 'nan'"),
+        ("x.wav,bed,ann,train,1,yes", "synthetic is 'yes'"),
         ("x.wav,,ann,train,1", "must not be empty"),
         (",bed,ann,train,1", "must not be empty"),
         ("happy/test.wav,happy,ann,train,1", "in row 4 already"),
@@ -516,7 +518,11 @@ def test_bad_audio_is_named_and_can_be_skipped(tmp_path):
 def test_a_bad_manifest_row_is_named_by_its_number(tmp_path, row, complaint):
     add_manifest(tmp_path, GOOD_ROWS)
     add(tmp_path, "x.wav")
-    text = (tmp_path / "manifest.csv").read_text().replace("speaker,split", "speaker,split,weight")
+    text = (
+        (tmp_path / "manifest.csv")
+        .read_text()
+        .replace("speaker,split", "speaker,split,weight,synthetic")
+    )
     write_manifest(tmp_path, text + row)
     message = error_of([tmp_path])
     assert f"{tmp_path / 'manifest.csv'} row 8: " in message

@@ -292,7 +292,11 @@ def whole_block(x):
     return conformer.conformer_block(as_sequence(x), "m", 2, 5, 2, 0.1)
 
 
-BLOCKS = [layer_norm, half_step, attention, gated_convolution, whole_block]
+def slow(block):
+    return pytest.param(block, marks=pytest.mark.slow)
+
+
+BLOCKS = [layer_norm, slow(half_step), slow(attention), slow(gated_convolution), whole_block]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)

@@ -4,6 +4,7 @@ import tf_keras as keras
 from test_layer_rules import INPUT, dataset_of, run_int8
 
 from wakeword_keras import InputError, models
+from wakeword_keras.firmware import macs
 from wakeword_keras.models import mixed_conv
 from wakeword_keras.quantization import calibration, fake_quantize, integer_model
 from wakeword_keras.tflite import convert, flatbuffer, streaming
@@ -67,3 +68,24 @@ def test_a_size_streams_with_the_states_that_esphome_allows(size):
     made = streaming.stream(content)
     assert made.step_frames == mixed_conv.STRIDE
     assert len(made.states) <= 20
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_description_is_what_the_rewired_file_says(size):
+    said = models.describe(size)
+    model = models.build(size, SIZES[size], 40, 1)
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.uniform(0.1, 1, weights.shape) for weights in model.get_weights()])
+    clips = rng.uniform(0, 26, (4, SIZES[size], 40)).astype(np.float32)
+    content = convert.int8_model(model, dataset_of(clips))
+    graph = streaming.stream(content).graph
+    assert said.macs == sum(macs.macs_by_operator(graph).values())
+    assert (said.frames, said.ms) == (SIZES[size], 10 * SIZES[size] + 20)
+    assert graph.tensors[graph.inputs[0]].shape == (1, said.step_frames, 40)
+    assert said.parameters == macs.parameters(graph)
+    assert str(said.frames) in str(said)
+
+
+def test_an_architecture_without_steps_is_not_described():
+    with pytest.raises(InputError, match="ds_cnn does not stream"):
+        models.describe("ds_cnn")

@@ -18,6 +18,7 @@ from wakeword_keras.evaluation.clip_evaluation import Scores, evaluate
 from wakeword_keras.evaluation.findings import Findings
 from wakeword_keras.evaluation.layer_error import LayerError, LayerErrors
 from wakeword_keras.evaluation.on_tflite_micro import MicroCheck
+from wakeword_keras.evaluation.step_equality import StepEquality
 from wakeword_keras.evaluation.stream_evaluation import ModelStreams, StreamReport
 from wakeword_keras.metrics.stream_rule import StreamConfig
 from wakeword_keras.report import report
@@ -155,6 +156,7 @@ def findings_of(evaluated=None, layers=12, streams=None, coverage=None):
             STEP,
         ),
         (MicroCheck("int8", 200, 1, 0.99, "pool (MEAN)"),),
+        (StepEquality("TFLite Micro", 1, 1300, 1300, 0.0),),
         {step: _layers(layers, seed) for seed, step in enumerate(steps)},
         coverage or coverage_of(),
         streams,
@@ -223,8 +225,8 @@ def test_json_is_the_report_and_holds_no_nan(run_dir):
     said = json.loads(text, parse_constant=refuse)
     judged = said.pop("verdicts")
     assert said == json.loads(json.dumps(findings_of().to_json()))
-    lines = ["accuracy", "INT8 against QAT", "false accepts", "calibration", "types"]
-    lines += ["device", "ONNX"]
+    lines = ["accuracy", "detection", "INT8 against QAT", "false accepts", "calibration"]
+    lines += ["types", "device", "ONNX"]
     assert [line["line"] for line in judged] == lines
     for name in ("fp32", "qat", "int8_ptq", "int8"):
         assert {"accuracy", "roc_auc", "recall_at_fpr_0_01", "bytes"} <= said["models"][name].keys()

@@ -79,6 +79,51 @@ def test_false_accepts_are_judged_by_what_the_hours_can_show(events, hours, leve
     assert f"{events} in {hours:.2f} h" in found.detail
 
 
+def test_hours_missing_under_a_threshold_are_said():
+    found = verdicts.false_accepts(streams_of(0, 2.0))
+    assert "4.0 h more than these" in found.detail
+    assert "rests on 2.00 h of validation audio; to trust it at 0.5 per hour takes 4.0 h more" in (
+        found.detail
+    )
+    assert "rests on" not in verdicts.false_accepts(streams_of(0, 10.0)).detail
+
+
+@pytest.mark.parametrize(
+    ("missed", "level"),
+    [(0.0, "good"), (0.05, "good"), (0.06, "fair"), (0.15, "fair"), (0.16, "poor")],
+)
+def test_detection_is_judged_by_the_wake_words_heard_in_streams(missed, level):
+    streams = streams_of(0, 10.0)
+    int8 = streams.models["int8"]
+    test = dataclasses.replace(int8.test, miss_rate=missed, miss_rate_ci95=(0.0, 0.2))
+    streams = dataclasses.replace(
+        streams, models=streams.models | {"int8": dataclasses.replace(int8, test=test)}
+    )
+    found = verdicts.detection(report_of(warm=False), streams)
+    assert found.level == level
+    assert f"Hears {100 * (1 - missed):.1f} %" in found.headline
+    assert "80.0 to 100.0 %" in found.detail
+
+
+def test_detection_of_synthetic_voices_alone_is_open_however_good():
+    report = report_of(extra=0.5, warm=False)
+    for streams in (None, streams_of(0, 10.0)):
+        all_synthetic = dataclasses.replace(report, synthetic_positives=report.positives)
+        found = verdicts.detection(all_synthetic, streams)
+        assert found.level == "open"
+        assert "says nothing of people" in found.detail
+    some = dataclasses.replace(report, synthetic_positives=3)
+    assert "3 of them are synthetic voices" in verdicts.detection(some, None).detail
+
+
+def test_detection_without_streams_is_never_good():
+    report = report_of(extra=0.5, warm=False)
+    int8 = dataclasses.replace(report.models["int8"], recall_at_fpr_0_01=1.0)
+    report = dataclasses.replace(report, models=report.models | {"int8": int8})
+    found = verdicts.detection(report, None)
+    assert (found.level, "is not known" in found.detail) == ("fair", True)
+
+
 def test_a_model_without_a_threshold_in_the_budget_is_poor():
     found = verdicts.false_accepts(streams_of(0, 10.0, within_budget=False))
     assert found.level == "poor"
@@ -107,7 +152,8 @@ def test_a_float_tensor_is_not_fully_int8():
 def test_every_line_is_judged_once_and_accuracy_leads():
     lines = [v.line for v in verdicts.verdicts(findings_of())]
     assert lines[0] == "accuracy"
-    assert len(set(lines)) == len(lines) == 7
+    assert lines[1] == "detection"
+    assert len(set(lines)) == len(lines) == 8
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,10 @@ import pytest
 
 from wakeword_keras.errors import InputError
 from wakeword_keras.synthesis import kokoro, neural, piper
-from wakeword_keras.synthesis.lines import Line
 
 pytest.importorskip("espeakng_loader", reason="needs the extra [tts]")
 
-LINE = Line("okay smart mirror, stop", 5, 17, 140)
+TEXT = "okay smart mirror, stop"
 
 
 def opened(name):
@@ -31,7 +30,9 @@ def speaker(request):
 
 def test_the_same_draws_give_the_same_speech_and_others_do_not(speaker):
     engine, voice = speaker
-    first, same, other = (engine.say(LINE, voice, np.random.default_rng(s)) for s in (0, 0, 1))
+    first, same, other = (
+        engine.say(TEXT, voice, 140.0, np.random.default_rng(s)) for s in (0, 0, 1)
+    )
     assert first.audio.tobytes() == same.audio.tobytes()
     assert first.phonemes == same.phonemes
     assert first.audio.tobytes() != other.audio.tobytes()
@@ -41,7 +42,7 @@ def test_the_energy_of_a_phrase_lies_in_its_span(speaker):
     engine, voice = speaker
     text = "smart mirror"
     for seed in range(3):
-        said = engine.say(Line(text, 0, len(text), 140), voice, np.random.default_rng(seed))
+        said = engine.say(text, voice, 140.0, np.random.default_rng(seed))
         start, end = said.span(0, len(text))
         energy = said.audio.astype(float) ** 2
         assert energy[start:end].sum() > 0.97 * energy.sum()
@@ -50,27 +51,44 @@ def test_the_energy_of_a_phrase_lies_in_its_span(speaker):
 
 def test_words_follow_one_another_in_time(speaker):
     engine, voice = speaker
-    said = engine.say(LINE, voice, np.random.default_rng(0))
+    said = engine.say(TEXT, voice, 140.0, np.random.default_rng(0))
     spans = [said.span(first, first + 1) for first in (0, 5, 11, 19)]
     assert all(end > start for start, end in spans)
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
     assert spans[-1][1] <= len(said.audio)
 
 
-def test_a_line_that_must_not_be_slow_is_said_faster(speaker):
+def test_the_rate_is_the_one_asked_for_within_what_the_engine_can(speaker):
     engine, voice = speaker
-    quick = Line(LINE.text, LINE.first, LINE.last, 200)
-    lengths = [
-        np.mean([len(engine.say(line, voice, np.random.default_rng(s)).audio) for s in range(3)])
-        for line in (LINE, quick)
-    ]
-    assert lengths[1] < 0.93 * lengths[0]
+    lengths = {
+        rate_wpm: np.mean(
+            [len(engine.say(TEXT, voice, rate_wpm, np.random.default_rng(s)).audio) for s in (0, 1)]
+        )
+        for rate_wpm in (100.0, 200.0, 1_000.0)
+    }
+    assert 1.6 < lengths[100.0] / lengths[200.0] < 2.2
+    assert 1.0 < lengths[200.0] / lengths[1_000.0] < 1.6
+
+
+def test_words_and_pauses_are_drawn_out_each_by_its_own_factor():
+    symbols = [("^", -1), ("a", 0), ("_", 0), (" ", -1), ("_", -1), ("b", 4), (" ", -1), ("c", 6)]
+    stretch = neural.timing(symbols, np.random.default_rng(0))
+    assert stretch.dtype == np.float32
+    words, pauses = stretch[[1, 5, 7]], stretch[[0, 3, 6]]
+    assert stretch[1] == stretch[2]
+    assert stretch[3] == stretch[4]
+    assert len({*words, *pauses}) == 6
+    drawn = [neural.timing(symbols, np.random.default_rng(s))[[1, 3]] for s in range(500)]
+    spread = np.log(drawn).std(axis=0)
+    assert 0.13 < spread[0] < 0.17
+    assert 0.45 < spread[1] < 0.55
 
 
 def test_two_of_kokoros_speakers_differ_and_one_is_the_same_in_every_corpus():
     engine, _ = opened("kokoro")
     first, again, other = (
-        engine.say(LINE, f"en-us+kokoro-{number}", np.random.default_rng(0)) for number in (1, 1, 2)
+        engine.say(TEXT, f"en-us+kokoro-{number}", 140.0, np.random.default_rng(0))
+        for number in (1, 1, 2)
     )
     assert first.audio.tobytes() == again.audio.tobytes() != other.audio.tobytes()
 
@@ -148,9 +166,10 @@ def test_each_speaker_of_a_file_is_another_one_and_noise_comes_from_the_draws_al
     path = voice_file(tmp_path, SETTINGS)
     small_graph(path)
     engine = piper.Piper.of_files([path])
-    line = Line("a man a plan", 0, 12, 140)
     said = [
-        engine.say(line, f"en-us+piper-three-{speaker}", np.random.default_rng(seed))
+        engine.say(
+            "a man a plan", f"en-us+piper-three-{speaker}", 140.0, np.random.default_rng(seed)
+        )
         for speaker, seed in ((0, 0), (1, 0), (2, 0), (2, 0), (2, 1))
     ]
     means = [utterance.audio.mean() for utterance in said]
@@ -181,7 +200,7 @@ def test_a_voice_without_its_settings_and_one_that_is_no_graph_are_refused_by_na
     pytest.importorskip("onnx", reason="needs the extra [piper]")
     engine = piper.Piper.of_files([voice_file(tmp_path, SETTINGS)])
     with pytest.raises(InputError, match=r"three\.onnx: is no ONNX file"):
-        engine.say(LINE, "en-us+piper-three-0", np.random.default_rng(0))
+        engine.say(TEXT, "en-us+piper-three-0", 140.0, np.random.default_rng(0))
 
 
 def test_two_voice_files_of_one_name_are_refused(tmp_path):

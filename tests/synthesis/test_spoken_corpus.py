@@ -16,7 +16,7 @@ import soundfile
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import SPLITS
 from wakeword_keras.synthesis import corpus as synthesis
-from wakeword_keras.synthesis import espeak, lines, phonetics, voices
+from wakeword_keras.synthesis import engines, espeak, lines, phonetics, voices
 from wakeword_keras.synthesis.corpus import SynthesisConfig, synthesize
 from wakeword_keras.synthesis.engines import Cast
 
@@ -61,6 +61,10 @@ def test_every_split_has_every_label_in_the_counts_asked_for(corpus):
     assert len(clips) == 3 * len(wanted)
     for label, count in wanted.items():
         assert sum(clips[label, split] for split in SPLITS) == count
+
+
+def test_every_clip_is_said_to_be_synthetic(corpus):
+    assert {row["synthetic"] for row in rows_of(corpus)} == {"1"}
 
 
 def test_no_speaker_and_no_family_of_variants_is_in_two_splits(corpus):
@@ -265,12 +269,12 @@ def test_a_one_word_phrase_has_its_halves_as_parts():
 
 def test_a_line_with_the_phrase_in_it_is_drawn_again():
     tts = espeak.Espeak()
-    drawn = iter(lines.Line(t, 0, len(t), 140) for t in ("oh hay jarvis", "hello jarvis"))
+    drawn = iter(lines.Line(t, 0, len(t)) for t in ("oh hay jarvis", "hello jarvis"))
     assert lines.without_phrases(tts, [PHRASE], "en-us+f1", lambda: next(drawn)).text == (
         "hello jarvis"
     )
     # an accent without "h"
-    drawn = iter(lines.Line(t, 0, len(t), 140) for t in ("say jarvis", "hi jarvis"))
+    drawn = iter(lines.Line(t, 0, len(t)) for t in ("say jarvis", "hi jarvis"))
     drawn = lines.without_phrases(tts, [PHRASE], "en-gb-x-gbcwmd+f1", lambda: next(drawn))
     assert drawn.text == "hi jarvis"
 
@@ -301,9 +305,9 @@ def test_several_phrases_have_a_label_each_and_no_clip_has_the_sounds_of_another
     said = []
     speak = synthesis._speak
 
-    def spoken(studio, voice, line):
+    def spoken(studio, voice, line, *slowest_wpm):
         said.append((voice, line.text))
-        return speak(studio, voice, line)
+        return speak(studio, voice, line, *slowest_wpm)
 
     monkeypatch.setattr(synthesis, "_speak", spoken)
     assert synthesize(TWO, str(tmp_path / "c"), TINY) == ("hey_jarvis", "ok_nova")
@@ -318,7 +322,8 @@ def test_several_phrases_have_a_label_each_and_no_clip_has_the_sounds_of_another
             phrase for phrase in TWO
             if phonetics.contains(sounds, phonetics.symbols(tts.phonemes(phrase, accent)))
         )] += 1  # fmt: skip
-    assert (held["hey jarvis",], held["ok nova",], held[tuple(TWO)]) == (18, 18, 0)
+    assert min(held["hey jarvis",], held["ok nova",]) >= 18  # more where one did not fit
+    assert held[tuple(TWO)] == 0
     facts = json.loads((tmp_path / "c" / "synthesis.json").read_text())
     assert {"hey", "jarvis", "ok", "nova"} <= {part["text"] for part in facts["parts"]}
 
@@ -348,7 +353,7 @@ def test_a_phrase_within_another_is_refused(phrases, tmp_path):
 
 def test_a_phrase_within_all_speech_is_refused():
     tts = espeak.Espeak()
-    line = lines.Line("all the same", 0, 12, 140)
+    line = lines.Line("all the same", 0, 12)
     with pytest.raises(InputError, match="too short"):
         lines.without_phrases(tts, ["all"], "en-us+f1", lambda: line)
 
@@ -385,3 +390,58 @@ def test_a_config_out_of_range_is_refused(fault):
 )
 def test_label_of_a_phrase(phrase, label):
     assert lines.phrase_label(phrase) == label
+
+
+def studio(seed=0, **changes):
+    """A studio that only cuts clips."""
+    config = dataclasses.replace(SynthesisConfig(clip_ms=1000), **changes)
+    rng = np.random.default_rng(seed)
+    return synthesis._Studio(espeak.Espeak(), Cast({}, {}), rng, config, lines.Script((), (), {}))
+
+
+def ends_ms(phrase_end_ms, samples=8_000):
+    """How long before the end of its clip a span of so many samples ends, 300 times."""
+    cutting, audio = studio(phrase_end_ms=phrase_end_ms), np.full(40_000, 1e-9)
+    audio[20_000 : 20_000 + samples] = 1.0
+    clips = [synthesis._clip(cutting, audio, 20_000, 20_000 + samples) for _ in range(300)]
+    return np.array([(16_000 - 1 - np.flatnonzero(c > 0.5 * c.max())[-1]) / 16 for c in clips])
+
+
+def test_a_phrase_ends_at_any_time_of_the_range_before_its_clip_does():
+    ends = ends_ms(300)
+    assert 39 <= ends.min() < 50
+    assert 290 < ends.max() <= 300
+    assert abs(np.median(ends) - 170) < 20
+    anywhere = ends_ms(0)
+    assert anywhere.max() > 440
+
+
+def test_a_phrase_that_fills_its_clip_is_whole_wherever_it_should_end():
+    assert 39 <= ends_ms(300, 14_700).min() <= ends_ms(300, 14_700).max() <= 42
+
+
+def test_of_a_span_the_silence_at_its_ends_is_not_speech():
+    audio = np.full(16_000, 1e-4)
+    audio[4_000:9_000] = np.sin(np.arange(5_000))
+    start, end = synthesis._sounding(audio, 1_000, 15_000)
+    assert 3_920 <= start <= 4_000
+    assert 9_000 <= end <= 9_080
+    assert synthesis._sounding(audio * 0, 1_000, 15_000) == (0, 0)
+    assert synthesis._sounding(audio, 1_000, 1_000) == (0, 0)
+
+
+def test_the_phrase_takes_as_long_as_people_take():
+    """0.55 to 1.3 s of "smart mirror" by people (1st to 99th percentile of 369)."""
+    tts = espeak.Espeak()
+    names = [name for names in voices.choose_voices(160, 0).values() for name in names]
+    speaking = dataclasses.replace(
+        studio(), cast=Cast({}, dict.fromkeys(names, engines.Formants(tts)), 0.7, 15.0)
+    )
+    line = lines.alone("smart mirror")[0]
+    lasted = []
+    for voice in names:
+        _, start, end = synthesis._speak(speaking, voice, line)
+        lasted.append((end - start) / 16_000)
+    assert np.percentile(lasted, 2) < 0.6
+    assert 0.75 < np.median(lasted) < 1.0
+    assert np.percentile(lasted, 98) > 1.2

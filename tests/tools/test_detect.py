@@ -97,7 +97,7 @@ def _mean_scorer(features):
 
 
 def _stub(scorer=_mean_scorer, wake_words=("word",), threshold=0.5):
-    return Detector(scorer, wake_words, FRONTEND, FRAMES, threshold)
+    return Detector(lambda: scorer, wake_words, FRONTEND, FRAMES, threshold, StreamConfig())
 
 
 def _playing(logits):
@@ -218,7 +218,7 @@ def test_threshold_comes_from_the_bundle_unless_given(bundle, model_path):
     bare = load_detector(model_path, 0.25)
     assert bare.threshold_probability == 0.25
     assert bare.wake_words == ("output_0", "output_1")
-    assert dataclasses.replace(bare, scorer=None).frames == FRAMES
+    assert dataclasses.replace(bare, start=None).frames == FRAMES
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ from absl.testing import flagsaver
 
 from flags import run_flags
 from tools import command, evaluate
+from wakeword_keras.firmware import esphome_manifest
+from wakeword_keras.firmware.esphome_manifest import EsphomeModel
 from wakeword_keras.report import comparison
-from wakeword_keras.run import other_recordings, pipeline
+from wakeword_keras.run import other_recordings, pipeline, released_models
 
 
 @pytest.fixture
@@ -18,8 +20,17 @@ def tool(monkeypatch, capsys):
         (pipeline, "run"),
         (other_recordings, "evaluate"),
         (comparison, "compare"),
+        (released_models, "evaluate"),
+        (released_models, "evaluate_beside"),
+        (released_models, "write"),
     ):
         monkeypatch.setattr(module, name, lambda *a, name=name, **k: calls.append((name, a, k)))
+
+    monkeypatch.setattr(
+        esphome_manifest,
+        "read",
+        lambda *paths: EsphomeModel(paths[0], paths[1] or paths[0], 0, 1, None),
+    )
 
     def forget():
         for name in flags.FLAGS:
@@ -96,3 +107,20 @@ def test_what_does_not_fit_is_one_line(tool, run_dir, arguments, named):
 def test_the_flags_of_a_run_that_are_given_alike_are_no_contradiction(tool, run_dir):
     assert tool(f"--run_dir={run_dir}", "--gamma=1.5", "--data_dir=x")[0][0] == "evaluate"
     assert "compare" not in run_flags.replayable()
+
+
+def test_released_models_are_measured_on_what_is_given(tool, run_dir):
+    theirs = ("--manifest=Hey Jarvis,alexa", "--ambient_dir=radio")
+    name, (released, config, data, ambient, cache), _ = tool(*theirs, "--model=a,b")[0]
+    assert name == "evaluate"
+    assert [(model.path, model.wake_word) for model in released] == [
+        ("Hey Jarvis", "a"),
+        ("alexa", "b"),
+    ]
+    assert (config.wake_words, data, ambient, cache) == (("a", "b"), (), ("radio",), "runs/cache")
+    name, (config, released, data, ambient), _ = tool(*theirs, f"--run_dir={run_dir}")[0]
+    assert name == "evaluate_beside"
+    assert (config.data_dir, len(released), data, ambient) == (("mine",), 2, (), ("radio",))
+    call, said = tool(*theirs, "--model=a")
+    assert call is None
+    assert "a file for each of --manifest" in said

@@ -53,8 +53,9 @@ def equal(some, others):
 def test_batches_stay_those_of_earlier_versions_to_the_byte(shards):
     # Without noise and gain, whose sums may round otherwise on another processor.
     plain = AugmentConfig(
-        warmup_probability=0, background_probability=0, gain_low_db=0, gain_high_db=0
-    )
+        warmup_probability=0, background_probability=0, gain_low_db=0, gain_high_db=0,
+        clipping_probability=0,
+    )  # fmt: skip
     digest = hashlib.sha256()
     for batch in stream(shards, epochs=11, augment=plain):
         for array in batch:
@@ -143,7 +144,7 @@ def test_without_echo_every_example_is_fresh_and_every_clip_comes_once_a_pass(sh
     config = batches.DataConfig(batch=9, echo=1, shuffle=16)
     plain = AugmentConfig(
         time_masks=0, frequency_masks=0, warmup_probability=0, background_probability=0, shift_ms=0,
-        gain_low_db=0, gain_high_db=0,
+        gain_low_db=0, gain_high_db=0, clipping_probability=0,
     )  # fmt: skip
     made = np.concatenate([batch[0] for batch in stream(shards, 1, 0, 3, config, plain)])
     counts = uses(made)
@@ -180,5 +181,6 @@ def test_impulse_responses_reach_the_training_clips(shards, tmp_path):
 
     assert (first(rooms) != first(None)).any()
     assert read_impulse_responses("") is None
+    assert read_impulse_responses("", simulated=2).shape[0] == 2
     with pytest.raises(InputError, match="impulse_response_dir"):
         read_impulse_responses(tmp_path.parent / "nowhere")

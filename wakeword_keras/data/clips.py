@@ -17,6 +17,7 @@ class ClipInfo:
       group: one of `names.GROUPS`.
       speaker: who speaks, "" where nobody knows.
       weight: of the clip in the training loss, > 0.
+      synthetic: a synthesiser speaks, not a person.
     """
 
     clip_id: str
@@ -25,6 +26,7 @@ class ClipInfo:
     group: str
     speaker: str
     weight: float
+    synthetic: bool = False
 
 
 def targets_of(clips: tuple[ClipInfo, ...]) -> NDArray[np.int32]:

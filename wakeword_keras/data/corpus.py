@@ -56,6 +56,7 @@ class Clip:
       weight: of the clip in the training loss, > 0.
       start_s: where the clip begins in the file, in seconds.
       duration_s: its length in seconds; None for all that follows (`read_corpus` always says it).
+      synthetic: a synthesiser speaks, not a person.
     """
 
     clip_id: str
@@ -67,6 +68,7 @@ class Clip:
     weight: float = 1.0
     start_s: float = 0.0
     duration_s: float | None = None
+    synthetic: bool = False
 
 
 @dataclass(frozen=True)
@@ -261,6 +263,7 @@ def _cut(
         or hash_split(recording.speaker, config.validation_percent, config.test_percent),
         recording.weight,
         duration_s=seconds,
+        synthetic=recording.synthetic,
     )
     total_ms = seconds * 1000
     if group == POSITIVE or total_ms <= config.clip_ms:

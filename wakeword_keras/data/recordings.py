@@ -1,8 +1,8 @@
 """The recordings in a data folder: listed before any is opened, then what each file holds.
 
 A data folder is either `<label>/<clips>` or has a `manifest.csv` with the columns
-`path,label[,speaker][,split][,weight]`, paths relative to the manifest; with a manifest, only what
-it lists counts.
+`path,label[,speaker][,split][,weight][,synthetic]`, paths relative to the manifest; with a
+manifest, only what it lists counts.
 
 Who spoke is, in this order: the manifest's speaker; the first folder below the label; the file name
 before `_nohash_` (Speech Commands). Otherwise it is unknown, and each file name counts as a
@@ -44,6 +44,7 @@ class Recording:
       origin: how an error names it: the file, or manifest and row.
       split: where the manifest puts it, or None.
       weight: of its clips in the training loss, > 0.
+      synthetic: a synthesiser speaks, not a person.
     """
 
     recording_id: str
@@ -54,6 +55,7 @@ class Recording:
     origin: str
     split: str | None = None
     weight: float = 1.0
+    synthetic: bool = False
 
 
 @contextmanager
@@ -288,7 +290,8 @@ def _list_manifest(root: Path, prefix: str) -> Iterator[Recording]:
             if missing:
                 raise InputError(
                     f"{manifest}: no column {', '.join(sorted(missing))}; "
-                    "the first line must be path,label[,speaker][,split][,weight]"
+                    "the first line must be "
+                    "path,label[,speaker][,split][,weight][,synthetic]"
                 )
             for row in rows:
                 origin = f"{manifest} row {rows.line_num}"
@@ -315,6 +318,9 @@ def _manifest_recording(root: Path, prefix: str, row: dict[str, str], origin: st
         raise InputError(f"{origin}: no file {path}; correct the path or remove the row")
     if split and split not in SPLITS:
         raise InputError(f"{origin}: unknown split {split!r}; use {', '.join(SPLITS)} or nothing")
+    synthetic = cell("synthetic")
+    if synthetic not in ("", "0", "1"):
+        raise InputError(f"{origin}: synthetic is {synthetic!r}; use 1, 0 or nothing")
     marked, mark, _ = path.stem.partition(_SPEAKER_MARK)
     speaker = cell("speaker") or (marked if mark else "")
     return Recording(
@@ -326,6 +332,7 @@ def _manifest_recording(root: Path, prefix: str, row: dict[str, str], origin: st
         origin=origin,
         split=split or None,
         weight=_weight(weight, origin) if weight else 1.0,
+        synthetic=synthetic == "1",
     )
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from wakeword_keras import files
-from wakeword_keras.audio import audio_file
+from wakeword_keras.audio import audio_file, rooms
 from wakeword_keras.audio.augmentation import prepare_impulse_responses
 from wakeword_keras.audio.features import FrontendConfig, compute
 from wakeword_keras.data.clips import ClipFeatures, ClipInfo
@@ -156,7 +156,15 @@ def _background(corpus: Corpus, clip_samples: int) -> NDArray[np.int16]:
 
 def _info(clip: Clip, wake_words: tuple[str, ...]) -> ClipInfo:
     target = wake_words.index(clip.label) if clip.label in wake_words else -1
-    return ClipInfo(clip.clip_id, clip.label, target, clip.group, clip.speaker, clip.weight)
+    return ClipInfo(
+        clip.clip_id,
+        clip.label,
+        target,
+        clip.group,
+        clip.speaker,
+        clip.weight,
+        clip.synthetic,
+    )
 
 
 def _record(samples: bytes, info: ClipInfo) -> bytes:
@@ -190,14 +198,22 @@ def read_audio(shards: Shards, split: str) -> Iterator[NDArray[np.int16]]:
     return dataset.prefetch(16).as_numpy_iterator()
 
 
-def read_impulse_responses(folder: str | Path) -> NDArray[np.float32] | None:
-    """Every room impulse response (audio file) below a folder, as one bank; None without a folder.
+def read_impulse_responses(
+    folder: str | Path, simulated: int = 0, seed: int = 0
+) -> NDArray[np.float32] | None:
+    """Every room impulse response (audio file) below a folder, as one bank.
+
+    Args:
+      folder: where they are, or "".
+      simulated: how many are simulated where there is no folder (see `rooms`); None for 0.
+      seed: of the simulation.
 
     Raises:
       InputError: there is no such folder, or it holds no audio.
     """
     paths = list_impulse_responses(folder)
-    return prepare_impulse_responses([audio_file.read(path) for path in paths]) if paths else None
+    responses = [audio_file.read(path) for path in paths] or rooms.simulate(simulated, seed)
+    return prepare_impulse_responses(responses) if responses else None
 
 
 def split_features(

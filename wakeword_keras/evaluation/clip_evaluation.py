@@ -71,6 +71,7 @@ class EvaluationReport:
     wake_words: tuple[str, ...]
     clips: dict[str, int]  # by group
     positives: int
+    synthetic_positives: int  # of them spoken by a synthesiser
     speakers: int
     interval_units: str  # what the bootstrap drew: "speakers", or "clips" with fewer than two
     validation_positives: int
@@ -135,6 +136,7 @@ def evaluate(
         wake_words=words,
         clips=dict(sorted(Counter(clip.group for clip in test.clips).items())),
         positives=int(np.count_nonzero(test.targets >= 0)),
+        synthetic_positives=sum(clip.synthetic for clip in test.clips if clip.target >= 0),
         speakers=len(set(test.speakers) - {""}),
         interval_units=units,
         validation_positives=thresholds.positives,

@@ -31,7 +31,7 @@ class Probabilities:
 
 @dataclass(frozen=True)
 class EsphomeMetrics:
-    """A model at a cutoff on a split; intervals are 95 %: Poisson, Wilson."""
+    """A model at a cutoff on a split; intervals are 95 %: Poisson, Wilson (None without words)."""
 
     cutoff: int
     window: int
@@ -42,7 +42,7 @@ class EsphomeMetrics:
     false_accepts_per_hour_upper95: float
     positives: int
     misses: int
-    miss_rate_ci95: Interval
+    miss_rate_ci95: Interval | None
 
 
 def score(model: Source, audio: SplitAudio, frontend: FrontendConfig) -> Probabilities:
@@ -99,5 +99,5 @@ def measure(
         rate.upper_95_per_hour,
         len(found.positives),
         misses,
-        intervals.wilson_interval(misses, len(found.positives)),
+        intervals.wilson_interval(misses, len(found.positives)) if found.positives else None,
     )

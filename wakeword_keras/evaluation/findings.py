@@ -19,16 +19,25 @@ from wakeword_keras.evaluation import (
     layer_error,
     on_tflite_micro,
     runtime_agreement,
+    step_equality,
     stream_evaluation,
 )
 from wakeword_keras.evaluation.clip_thresholds import ClipThresholds
-from wakeword_keras.evaluation.run_models import HeldOut, RunModels, open_scorers, score_clips
+from wakeword_keras.evaluation.run_models import (
+    HeldOut,
+    RunModels,
+    open_scorers,
+    score_clips,
+    stream_settings,
+)
 from wakeword_keras.evaluation.thresholds import Thresholds
 from wakeword_keras.names import FP32_TFLITE, INT8, INT8_PTQ, TEST
 from wakeword_keras.quantization import calibration, fake_quantize
 from wakeword_keras.streams import scoring
 from wakeword_keras.tflite import convert, flatbuffer
 from wakeword_keras.tflite.interpreter import micro_installed
+
+_CLIPS_STEP_BY_STEP = 40  # some 1,300 steps; tools.prove_streaming takes an hour
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,8 @@ class Findings:
       evaluated: every model on clips, and what quantization cost.
       agreements: whether other runtimes say the same.
       on_device: INT8 files on TFLite Micro; empty without the extra `firmware`.
+      step_by_step: the INT8 streaming file against the window file, on each runtime; empty of an
+        architecture that does not stream.
       layers: error layer by layer: fp32_to_int8, qat_to_int8 (of quantization alone, at the QAT
         model's weights) and fp32_to_int8_ptq.
       coverage: whether the calibration clips stand for the test clips.
@@ -50,6 +61,7 @@ class Findings:
     evaluated: clip_evaluation.EvaluationReport
     agreements: tuple[runtime_agreement.Agreement, ...]
     on_device: tuple[on_tflite_micro.MicroCheck, ...]
+    step_by_step: tuple[step_equality.StepEquality, ...]
     layers: dict[str, layer_error.LayerErrors]
     coverage: calibration_coverage.Coverage
     streams: stream_evaluation.StreamReport | None
@@ -62,6 +74,7 @@ class Findings:
         return {
             **self.evaluated.to_json(),
             "agreement": [dataclasses.asdict(pair) for pair in self.agreements],
+            "step_by_step": [dataclasses.asdict(one) for one in self.step_by_step],
             "tflite_micro": [dataclasses.asdict(check) for check in self.on_device],
             "layers": {step: errors.to_json() for step, errors in self.layers.items()},
             "calibration_coverage": self.coverage.to_json(),
@@ -93,6 +106,8 @@ def measure(models: RunModels, data: HeldOut, thresholds: Thresholds) -> Finding
     test = split_features(data.shards, TEST, data.frontend)
     on_device = _on_device(models, test.features)
     print(on_tflite_micro.table(on_device), flush=True)
+    step_by_step = _step_by_step(models, test.features)
+    print(step_equality.table(step_by_step), flush=True)
     unquantized = fake_quantize.unquantized(models.qat, models.fp32)
     layers = _layers(models, unquantized, test)
     print(layer_error.table(layers["qat_to_int8"], rows=3), flush=True)
@@ -107,7 +122,17 @@ def measure(models: RunModels, data: HeldOut, thresholds: Thresholds) -> Finding
         name: {kind: len(names) for kind, names in flatbuffer.tensor_types(path).items()}
         for name, path in models.exported.items()
     }
-    return Findings(evaluated, agreements, on_device, layers, covered, streams, mistaken, tensors)
+    return Findings(
+        evaluated,
+        agreements,
+        on_device,
+        step_by_step,
+        layers,
+        covered,
+        streams,
+        mistaken,
+        tensors,
+    )
 
 
 def _clips(
@@ -159,6 +184,19 @@ def _on_device(
     )
 
 
+def _step_by_step(
+    models: RunModels, features: NDArray[np.float32]
+) -> tuple[step_equality.StepEquality, ...]:
+    """On clips one after the other, in one stretch."""
+    if not models.streaming:
+        return ()
+    stretch = np.concatenate(features[:_CLIPS_STEP_BY_STEP])
+    return tuple(
+        step_equality.measure(models.exported[INT8], models.streaming[INT8], [stretch], runtime)
+        for runtime in step_equality.runtimes()
+    )
+
+
 def _layers(
     models: RunModels, unquantized: keras.Model, test: ClipFeatures
 ) -> dict[str, layer_error.LayerErrors]:
@@ -198,7 +236,7 @@ def _streams(
     return stream_evaluation.evaluate(
         thresholds.streams,
         data.split_audio(TEST),
-        scoring.open_models(models.exported),
-        data.stream_settings,
+        scoring.open_models(models.exported, models.streaming),
+        stream_settings(models, data),
         data.max_false_accepts_per_hour,
     )

@@ -13,10 +13,11 @@ from wakeword_keras.data.clips import ClipFeatures
 from wakeword_keras.data.corpus import Clip
 from wakeword_keras.data.shards import Shards, split_features
 from wakeword_keras.evaluation.scores import Scores, score
+from wakeword_keras.metrics import stream_rule
 from wakeword_keras.metrics.stream_rule import StreamConfig
-from wakeword_keras.names import FP32, QAT
+from wakeword_keras.names import FP32, INT8, QAT
 from wakeword_keras.quantization import integer_model
-from wakeword_keras.streams import scoring
+from wakeword_keras.streams import scoring, stepwise
 from wakeword_keras.tflite.scorers import (
     ModelFacts,
     Scorer,
@@ -35,6 +36,7 @@ class RunModels:
     Attributes:
       fp32, qat: in Keras.
       exported: .tflite files by model name: fp32_tflite, int8_ptq, int8.
+      streaming: the same models step by step; empty of an architecture that does not stream.
       onnx: .onnx files by model name, fp32_onnx and int8_onnx; empty where none were written.
       calibration_set: what set the ranges.
       training_labels: label of every training clip.
@@ -43,6 +45,7 @@ class RunModels:
     fp32: keras.Model
     qat: keras.Model
     exported: Mapping[str, Path]
+    streaming: Mapping[str, Path]
     onnx: Mapping[str, Path]
     calibration_set: ClipFeatures
     training_labels: tuple[str, ...]
@@ -64,15 +67,24 @@ class HeldOut:
     ambient: Sequence[Clip]
     max_false_accepts_per_hour: float
 
-    @property
-    def stream_settings(self) -> scoring.StreamSettings:
-        """How the streams are listened to."""
-        frames = self.frontend.num_frames(self.shards.clip_samples)
-        return scoring.StreamSettings(self.frontend, frames, StreamConfig())
-
     def split_audio(self, split: str) -> scoring.SplitAudio:
         """The streams and wake words of a split; raises InputError where one is missing."""
         return scoring.split_audio(self.shards, self.ambient, split)
+
+
+def stream_settings(models: RunModels, data: HeldOut) -> scoring.StreamSettings:
+    """How the streams are listened to: a streaming model gives a score each step, no other does.
+
+    Raises:
+      InputError: a streaming file is missing or no such model.
+    """
+    frames, step_ms = data.frontend.num_frames(data.shards.clip_samples), data.frontend.step_ms
+    if not models.streaming:
+        return scoring.StreamSettings(data.frontend, frames, StreamConfig())
+    step = stepwise.step_frames(models.streaming[INT8])
+    return scoring.StreamSettings(
+        data.frontend, -(-frames // step) * step, stream_rule.of_steps(step * step_ms)
+    )
 
 
 def open_scorers(models: RunModels) -> tuple[dict[str, Scorer], dict[str, ModelFacts]]:

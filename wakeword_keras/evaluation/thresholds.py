@@ -16,7 +16,13 @@ from wakeword_keras.data.shards import CONDITIONS
 from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation import clip_thresholds, stream_thresholds
 from wakeword_keras.evaluation.clip_thresholds import ClipThresholds
-from wakeword_keras.evaluation.run_models import HeldOut, RunModels, open_scorers, score_clips
+from wakeword_keras.evaluation.run_models import (
+    HeldOut,
+    RunModels,
+    open_scorers,
+    score_clips,
+    stream_settings,
+)
 from wakeword_keras.evaluation.stream_thresholds import StreamChoice
 from wakeword_keras.files import write_json
 from wakeword_keras.names import VALIDATION
@@ -55,8 +61,8 @@ def choose(models: RunModels, data: HeldOut) -> Thresholds:
         return Thresholds(clips, {})
     streams = stream_thresholds.choose(
         data.split_audio(VALIDATION),
-        scoring.open_models(models.exported),
-        data.stream_settings,
+        scoring.open_models(models.exported, models.streaming),
+        stream_settings(models, data),
         data.max_false_accepts_per_hour,
     )
     return Thresholds(clips, streams)

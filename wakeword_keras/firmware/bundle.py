@@ -1,7 +1,8 @@
 """The hand-off bundle: everything that a firmware build needs, and nothing that is not true.
 
     firmware/
-      model_int8.tflite   the exported model, byte for byte
+      model_int8.tflite   the exported model, byte for byte; model_int8_streaming.tflite  the same
+                          step by step, where the architecture streams
       model_data.h .c     the same bytes as a C array
       model_settings.h    every number: shapes, scales, thresholds, the front end's tables
       op_resolver.h       TFLite Micro's operators that the model uses
@@ -15,6 +16,7 @@ without a manifest is an unfinished one. The same run gives the same bytes.
 """
 
 import dataclasses
+import hashlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +30,7 @@ from wakeword_keras.firmware import (
     arena,
     c_source,
     decision,
+    footprint,
     front_end_tables,
     golden,
     macs,
@@ -50,6 +53,13 @@ _VERSIONS_OF = (
     "ai-edge-litert",
     "pymicro-features",
 )
+STREAMING_FILE = "model_int8_streaming.tflite"
+RESET = (
+    "a new stream takes a new interpreter: CALL_ONCE sets the states when it runs for the first "
+    "time, and neither LiteRT's nor TFLite Micro's reset runs it again (TFLite Micro's fills the "
+    "states with 0, which is not their zero point); after window_frames frames nothing is left of "
+    "what the states held before, and what is said until then does not count"
+)
 LICENCE = {
     "model": "as the recordings that it was trained on allow: state it here",
     "golden": "recordings of the run's test split: theirs",
@@ -69,6 +79,7 @@ def write_bundle(
     stream_sum: int | None = None,
     listening: StreamConfig | None = None,
     golden_clips: Sequence[GoldenClip] = (),
+    streaming_path: str | Path | None = None,
 ) -> list[str]:
     """Write the bundle of an INT8 model; a file that was there before is replaced whole.
 
@@ -83,6 +94,7 @@ def write_bundle(
       stream_sum: threshold in a stream, of `stream_rule.probability_sums`; that of a clip if None.
       listening: stride, average and refractory time; the defaults if None.
       golden_clips: of `clip_ms` each, to run on TFLite Micro.
+      streaming_path: the model step by step, a step each `listening.stride_ms`; None if it cannot.
 
     Returns:
       What the bundle lacks, a line each.
@@ -110,6 +122,7 @@ def write_bundle(
         "manifest_version": manifest.MANIFEST_VERSION,
         "wake_words": list(wake_words),
         "model": model,
+        "streaming": None if streaming_path is None else _streaming(streaming_path, frames),
         "threshold": threshold,
         "clip_threshold": clip,
         "listening": rule,
@@ -123,10 +136,30 @@ def write_bundle(
         "versions": {name: importlib.metadata.version(name) for name in _versions()},
     }
     files = _files(said, blob, frontend)
+    if streaming_path is not None:
+        files[STREAMING_FILE] = Path(streaming_path).read_bytes()
     if vectors:
         files |= golden.files(vectors, frontend) | _as_they_are("golden_test.c")
     _write(Path(out_dir), files, said)
     return said["missing"]
+
+
+def _streaming(path: str | Path, frames: int) -> dict[str, Any]:
+    """The manifest's "streaming"."""
+    cost = footprint.measure(path)
+    return {
+        "file": STREAMING_FILE,
+        "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        "bytes": cost.bytes,
+        "step_frames": cost.frames,
+        "window_frames": -(-frames // cost.frames) * cost.frames,
+        "variables": cost.variables,
+        "state_bytes": cost.state_bytes,
+        "macs": cost.macs,
+        "arena_smallest_bytes": cost.arena_bytes,
+        "operators": list(cost.kinds),
+        "reset": RESET,
+    }
 
 
 def _measured(

@@ -141,6 +141,8 @@ def esp_nn_scratch_bytes(graph: Graph) -> int:
 
 
 def _macs(graph: Graph, op: Operator) -> int:
+    if not op.outputs:
+        return 0  # such as ASSIGN_VARIABLE
     elements = math.prod(graph.tensors[op.output].shape)
     if op.kind == "BATCH_MATMUL":
         shape = graph.tensors[op.inputs[0]].shape

@@ -14,7 +14,7 @@ from typing import Any
 from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.errors import InputError
 
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
 FILE = "manifest.json"
 SCHEMA_FILE = "manifest.schema.json"
 SCHEMA = Path(__file__).with_name("manifest_schema.json")

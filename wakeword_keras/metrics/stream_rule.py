@@ -66,6 +66,16 @@ class StreamConfig:
         return self.windows * PROBABILITY_ONE
 
 
+def of_steps(step_ms: int) -> StreamConfig:
+    """The default times, as near as whole steps of a streaming model come to them.
+
+    Args:
+      step_ms: from one score to the next.
+    """
+    windows = max(1, round(StreamConfig.average_ms / step_ms))
+    return StreamConfig(step_ms, windows * step_ms)
+
+
 def probability_units(logits: ArrayLike) -> Int64s:
     """Sigmoid of logits as the device's table holds it.
 

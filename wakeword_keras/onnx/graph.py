@@ -42,6 +42,8 @@ class OnnxGraph:
         self._stored: dict[int, dict[Layout, str]] = {}  # int8 where quantized
         self._values: dict[tuple[int, Layout], str] = {}
         self.put(source.inputs[0], "features")
+        for number, state in enumerate(source.inputs[1:]):
+            self._stored[state] = {None: f"state_{number}"}
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Append an ONNX node of one output; returns that output's name."""
@@ -101,6 +103,11 @@ class OnnxGraph:
             value = self.node("QuantizeLinear", value, *self._affine(tensor, np.dtype(np.int8)))
         self._stored[index] = {layout: value}
 
+    def _zero(self, index: int) -> int:
+        """What stands for zero in a tensor."""
+        zero_point = self.tensors[index].zero_point
+        return 0 if zero_point is None else int(zero_point[0])
+
     def _in_layout(self, index: int, layout: Layout) -> str:
         tensor = self.tensors[index]
         if tensor.data is not None:
@@ -138,6 +145,8 @@ class OnnxGraph:
     def serialize(self) -> bytes:
         """The finished ONNX model: float32 `features` in, float32 `logits` out, any batch.
 
+        States are further inputs and outputs, of the types that they are stored in.
+
         Raises:
           InputError: the extra `onnx` is not installed, or an operator's tensors are of types or
             shapes that ONNX refuses.
@@ -146,20 +155,28 @@ class OnnxGraph:
             import onnx
         except ImportError as error:
             raise InputError("writing ONNX needs: pip install 'wakeword_keras[onnx]'") from error
-        (source,), (target,) = self._source.inputs, self._source.outputs
-        result = self.value(target)
-        self._append("logits", "Identity", (result,), {})
-        ends = [
-            onnx.helper.make_tensor_value_info(
-                name, onnx.TensorProto.FLOAT, ["clips", *self.tensors[index].shape[1:]]
-            )
-            for name, index in (("features", source), ("logits", target))
-        ]
+        target, *after = self._source.outputs
+        self._append("logits", "Identity", (self.value(target),), {})
+        for number, index in enumerate(after):
+            self._append(f"next_state_{number}", "Identity", (self._in_layout(index, None),), {})
+
+        def end(name: str, index: int, kind: int) -> Any:
+            shape: list[str | int | None] = ["clips", *self.tensors[index].shape[1:]]
+            return onnx.helper.make_tensor_value_info(name, kind, shape)
+
+        kinds = {"FLOAT32": onnx.TensorProto.FLOAT, "INT8": onnx.TensorProto.INT8}
+        source, *before = self._source.inputs
+        inputs = [end("features", source, kinds["FLOAT32"])]
+        outputs = [end("logits", target, kinds["FLOAT32"])]
+        for number, (old, new) in enumerate(zip(before, after, strict=True)):
+            kind = kinds[self.tensors[old].type]
+            inputs.append(end(f"state_{number}", old, kind))
+            outputs.append(end(f"next_state_{number}", new, kind))
         graph = onnx.helper.make_graph(
             [onnx.helper.make_node(k, i, [o], **attributes) for k, i, o, attributes in self._nodes],
             "wake_word",
-            ends[:1],
-            ends[1:],
+            inputs,
+            outputs,
             [onnx.numpy_helper.from_array(array, n) for n, array in self._constants.values()],
         )
         model = onnx.helper.make_model(
@@ -168,6 +185,8 @@ class OnnxGraph:
             opset_imports=[onnx.helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
         )
+        begin = {f"state_{number}": str(self._zero(old)) for number, old in enumerate(before)}
+        onnx.helper.set_model_props(model, begin)
         try:
             onnx.checker.check_model(model, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

@@ -43,6 +43,7 @@ def render(findings: Findings, verdicts: Sequence[Verdict], svgs: Mapping[str, s
         report=findings.evaluated,
         agreements=findings.agreements,
         on_device=findings.on_device,
+        step_by_step=findings.step_by_step,
         layers=findings.layers,
         coverage=findings.coverage,
         streams=findings.streams,

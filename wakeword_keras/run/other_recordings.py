@@ -19,12 +19,12 @@ from wakeword_keras.data.recordings import few, printed_before_an_error
 from wakeword_keras.data.shards import Shards, fit_length, read_audio, write_shards
 from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation.findings import measure
-from wakeword_keras.evaluation.run_models import HeldOut
+from wakeword_keras.evaluation.run_models import HeldOut, RunModels
 from wakeword_keras.files import write_json
 from wakeword_keras.names import POSITIVE, TEST, TRAIN, VALIDATION
 from wakeword_keras.report import report
 from wakeword_keras.run import pipeline
-from wakeword_keras.run.directory import hash_of
+from wakeword_keras.run.directory import RunDirectory, hash_of
 from wakeword_keras.run.pipeline import RunConfig
 
 
@@ -55,6 +55,31 @@ def evaluate(
             f"`ambient_dir`: {config.run_dir} has no threshold for streams; train a run with "
             "`ambient_dir`, or evaluate on `data_dir` alone"
         )
+    run, corpus, data, models = gather(config, data_dirs, ambient_dirs)
+    # Exported after the thresholds were chosen: there is none to judge them by.
+    judged = {name: path for name, path in models.onnx.items() if name in chosen.clips.logits}
+    models = dataclasses.replace(models, onnx=judged)
+    report.write(measure(models, data, chosen), run.directory, out)
+    write_json(out / "corpus.json", corpus.summary())
+    print(f"report: {out / 'report.html'}")
+
+
+def gather(
+    config: RunConfig, data_dirs: Sequence[str], ambient_dirs: Sequence[str]
+) -> tuple[RunDirectory, Corpus, HeldOut, RunModels]:
+    """A finished run and other recordings, all of which test.
+
+    Args:
+      config: of the finished run; its cache_dir takes the clips.
+      data_dirs, ambient_dirs: as `evaluate`.
+
+    Returns:
+      The run's directory, the recordings without clips of its own, the same to measure on, and the
+      run's models.
+
+    Raises:
+      InputError: the run is not finished, or the recordings lack a wake word.
+    """
     corpus = read_corpus(data_dirs, config.corpus, only=TEST)
     run, shards, models = pipeline.open_finished(config)
     with printed_before_an_error(corpus.messages):
@@ -69,12 +94,7 @@ def evaluate(
         corpus.streams,
         config.max_false_accepts_per_hour,
     )
-    # Exported after the thresholds were chosen: there is none to judge them by.
-    judged = {name: path for name, path in models.onnx.items() if name in chosen.clips.logits}
-    models = dataclasses.replace(models, onnx=judged)
-    report.write(measure(models, data, chosen), run.directory, out)
-    write_json(out / "corpus.json", corpus.summary())
-    print(f"report: {out / 'report.html'}")
+    return run, corpus, data, models
 
 
 def _without_the_runs_own(corpus: Corpus, shards: Shards) -> Corpus:

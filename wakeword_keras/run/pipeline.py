@@ -31,7 +31,7 @@ from wakeword_keras.data.shards import (
 from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation import thresholds
 from wakeword_keras.evaluation.findings import measure
-from wakeword_keras.evaluation.run_models import HeldOut, RunModels
+from wakeword_keras.evaluation.run_models import HeldOut, RunModels, stream_settings
 from wakeword_keras.evaluation.thresholds import Thresholds
 from wakeword_keras.files import write_bytes, write_json
 from wakeword_keras.firmware import bundle, golden_clips
@@ -42,12 +42,13 @@ from wakeword_keras.names import (
     INT8_ONNX,
     INT8_PTQ,
     ONNX_FILES,
+    ONNX_STREAMING_FILES,
     STREAMING_FILES,
-    STREAMING_FROM,
     TFLITE_FILES,
     TRAIN,
     VALIDATION,
 )
+from wakeword_keras.onnx import streaming as onnx_streaming
 from wakeword_keras.onnx import translate
 from wakeword_keras.quantization import calibration, fake_quantize, finetuning, proof
 from wakeword_keras.report import report
@@ -132,6 +133,10 @@ class RunConfig:
         budget = self.max_false_accepts_per_hour
         if not 0 < budget < math.inf:
             raise InputError(f"`max_false_accepts_per_hour`={budget:g}: must be above 0")
+        if self.model not in models.ARCHITECTURES:
+            raise InputError(
+                f"`model`={self.model}: choose one of {', '.join(models.ARCHITECTURES)}"
+            )
         if self.target not in TARGETS:
             raise InputError(f"`target`={self.target}: choose one of {', '.join(TARGETS)}")
         if self.target == "esphome" and self.model not in models.STREAMING:
@@ -167,7 +172,7 @@ def run(config: RunConfig, flagfile: str = "", again: Collection[str] = ()) -> N
     run_models = _run_models(run, shards, fp32, qat, calibration_set)
     run.once("thresholds", lambda: _thresholds(run, config, shards, run_models))
     run.once("report", lambda: _report(run, config, shards, run_models))
-    run.once("firmware", lambda: _firmware(run, config, shards))
+    run.once("firmware", lambda: _firmware(run, config, shards, run_models))
     print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
 
 
@@ -214,10 +219,14 @@ def _run_models(
     calibration_set: ClipFeatures,
 ) -> RunModels:
     exported = {name: run.path("export", file) for name, file in TFLITE_FILES.items()}
+    streams = run.record["config"]["model"] in models.STREAMING
+    stepwise = {name: run.path("export", file) for name, file in STREAMING_FILES.items()}
     translated = {name: run.path("export", file) for name, file in ONNX_FILES.items()}
     translated = {name: path for name, path in translated.items() if path.exists()}
     labels = tuple(clip.label for clip in shards.clips[TRAIN])
-    return RunModels(fp32, qat, exported, translated, calibration_set, labels)
+    return RunModels(
+        fp32, qat, exported, stepwise if streams else {}, translated, calibration_set, labels
+    )
 
 
 def _corpus(run: RunDirectory, config: RunConfig) -> Shards:
@@ -301,7 +310,7 @@ def _training_data(config: RunConfig, shards: Shards) -> loop.TrainingData:
         config.augment,
         config.data,
         config.seed,
-        read_impulse_responses(config.impulse_response_dir),
+        read_impulse_responses(config.impulse_response_dir, config.augment.rooms, config.seed),
     )
 
 
@@ -313,6 +322,9 @@ def _fp32(run: RunDirectory, config: RunConfig, shards: Shards) -> keras.Model:
 def _train(run: RunDirectory, config: RunConfig, shards: Shards) -> None:
     path = run.path("fp32", "model.keras")
     frames = config.frontend.num_frames(shards.clip_samples)
+    if config.model in models.STREAMING:
+        shape = config.frontend.channels, len(shards.wake_words)
+        print(models.describe(config.model, *shape), flush=True)
     model = models.build(config.model, frames, config.frontend.channels, len(shards.wake_words))
     loop.train(model, _training_data(config, shards), config.loss, config.train, path.parent)
     partial = path.with_suffix(".partial.keras")
@@ -398,7 +410,7 @@ def _export(
     for name, converted in converters.items():
         write_bytes(run.path("export", TFLITE_FILES[name]), converted())
     _export_streaming(run, calibration_set)
-    _export_onnx(run)
+    _export_onnx(run, calibration_set)
     write_json(run.path("export", "export.json"), _export_record(run))
 
 
@@ -406,14 +418,14 @@ def _export_streaming(run: RunDirectory, calibration_set: ClipFeatures) -> None:
     """Models that can run step by step, too, proven on calibration clips."""
     if run.record["config"]["model"] not in models.STREAMING:
         return
-    for name, source in STREAMING_FROM.items():
-        window = run.path("export", TFLITE_FILES[source])
+    for name, file in STREAMING_FILES.items():
+        window = run.path("export", TFLITE_FILES[name])
         content = streaming.to_bytes(streaming.stream(window))
         streaming.verify(window, content, calibration_set.features[:16])
-        write_bytes(run.path("export", STREAMING_FILES[name]), content)
+        write_bytes(run.path("export", file), content)
 
 
-def _export_onnx(run: RunDirectory) -> None:
+def _export_onnx(run: RunDirectory, calibration_set: ClipFeatures) -> None:
     if not translate.installed():
         print(
             "ONNX: not exported: pip install 'wakeword_keras[onnx]', then export again", flush=True
@@ -422,6 +434,17 @@ def _export_onnx(run: RunDirectory) -> None:
     for name, source in _TRANSLATED_FROM.items():
         content = translate.from_tflite(run.path("export", TFLITE_FILES[source]))
         write_bytes(run.path("export", ONNX_FILES[name]), content)
+        if run.record["config"]["model"] in models.STREAMING:
+            _export_streaming_onnx(run, name, calibration_set)
+
+
+def _export_streaming_onnx(run: RunDirectory, name: str, calibration_set: ClipFeatures) -> None:
+    """With states as inputs and outputs, proven on calibration clips."""
+    window = run.path("export", TFLITE_FILES[_TRANSLATED_FROM[name]])
+    path = run.path("export", ONNX_STREAMING_FILES[name])
+    write_bytes(path, onnx_streaming.from_tflite(window))
+    features = calibration_set.features[:16]
+    onnx_streaming.verify(window, run.path("export", ONNX_FILES[name]), path, features)
 
 
 def _export_record(run: RunDirectory) -> dict:
@@ -440,7 +463,8 @@ def _export_record(run: RunDirectory) -> dict:
     return {"files": files, "qat_weights_sha256": hashlib.sha256(weights).hexdigest()}
 
 
-def _held_out(run: RunDirectory, config: RunConfig, shards: Shards) -> HeldOut:
+def held_out(run: RunDirectory, config: RunConfig, shards: Shards) -> HeldOut:
+    """What a run is measured on: its validation and test splits."""
     pieces: list[Clip] = []
     if config.ambient_dir:
         recorded = json.loads(run.path("streams.json").read_text())["pieces"]
@@ -451,17 +475,18 @@ def _held_out(run: RunDirectory, config: RunConfig, shards: Shards) -> HeldOut:
 def _thresholds(
     run: RunDirectory, config: RunConfig, shards: Shards, run_models: RunModels
 ) -> None:
-    chosen = thresholds.choose(run_models, _held_out(run, config, shards))
+    chosen = thresholds.choose(run_models, held_out(run, config, shards))
     thresholds.write(chosen, run.path("thresholds.json"))
 
 
 def _report(run: RunDirectory, config: RunConfig, shards: Shards, run_models: RunModels) -> None:
-    data = _held_out(run, config, shards)
+    data = held_out(run, config, shards)
     report.write(measure(run_models, data, open_thresholds(config)), run.directory)
 
 
-def _firmware(run: RunDirectory, config: RunConfig, shards: Shards) -> None:
+def _firmware(run: RunDirectory, config: RunConfig, shards: Shards, run_models: RunModels) -> None:
     chosen = open_thresholds(config)
+    data = held_out(run, config, shards)
     model = run.path("export", TFLITE_FILES["int8"])
     missing = bundle.write_bundle(
         model,
@@ -471,11 +496,13 @@ def _firmware(run: RunDirectory, config: RunConfig, shards: Shards) -> None:
         clip_ms=config.corpus.clip_ms,
         threshold_logit=chosen.clips.logits[INT8],
         stream_sum=chosen.streams[INT8].threshold.sum if chosen.streams else None,
+        listening=stream_settings(run_models, data).config,
         hashes={
             "corpus": run.record["data_sha256"],
             "config": hash_of(run.record["config"]),
         },
         golden_clips=golden_clips.choose(shards, config.frontend, model),
+        streaming_path=run_models.streaming.get(INT8),
     )
     for line in missing:
         print(f"bundle: {line}", flush=True)
@@ -484,7 +511,7 @@ def _firmware(run: RunDirectory, config: RunConfig, shards: Shards) -> None:
         esphome_target.write(
             run.path("export", TFLITE_FILES[INT8]),
             run.path("esphome"),
-            _held_out(run, config, shards),
+            data,
             stream.threshold.logit if stream else chosen.clips.logits[INT8],
             shards.wake_words[0],
         )

@@ -3,11 +3,13 @@
 The front end runs through without a reset. Every `stride_ms` the model scores the newest window of
 frames; probabilities are averaged over `average_ms` (zeros before the first, as ESPHome does), and
 the wake word with the highest average is detected when that average reaches the threshold.
+A streaming model scores each of its steps, from a cold state in every recording; what it says
+before its first full window does not count.
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,11 @@ from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
 from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.errors import InputError
 from wakeword_keras.firmware.manifest import frontend_of, read_manifest
-from wakeword_keras.firmware.model_description import describe_model
 from wakeword_keras.metrics import stream_rule
 from wakeword_keras.metrics.stream_rule import StreamConfig
+from wakeword_keras.streams import stepwise
 from wakeword_keras.streams.windows import stream_windows, window_samples
+from wakeword_keras.tflite import flatbuffer
 from wakeword_keras.tflite.scorers import Scorer, tflite_scorer
 
 SILENCE_MS = 500  # before and after a recording
@@ -28,13 +31,25 @@ SILENCE_MS = 500  # before and after a recording
 
 @dataclass(frozen=True)
 class Detector:
-    """A model ready to listen: window of `frames` frames, threshold on the averaged probability."""
+    """A model ready to listen.
 
-    scorer: Scorer
+    Attributes:
+      start: begins a recording: gives a scorer of its windows, one after the other.
+      wake_words: of the logits.
+      frontend: the front end.
+      frames: of a window.
+      threshold_probability: on the averaged probability.
+      listening: stride, average and refractory time that the threshold is meant for.
+      streams: it computes only what is new, so that no other stride is possible.
+    """
+
+    start: Callable[[], Scorer]
     wake_words: tuple[str, ...]
     frontend: FrontendConfig
     frames: int
     threshold_probability: float
+    listening: StreamConfig
+    streams: bool = False
 
     @property
     def window_samples(self) -> int:
@@ -55,11 +70,12 @@ def load_detector(model: str | Path, threshold_probability: float | None = None)
     """Open a firmware bundle, or a bare int8 .tflite of the default front end.
 
     Args:
-      model: folder with manifest.json, or .tflite file, whose wake words are called `output_<i>`.
+      model: folder with manifest.json, or .tflite file, whose wake words are called `output_<i>`;
+        a bare streaming file counts from its first step on, its window is not known.
       threshold_probability: in (0, 1); the bundle's own if None.
 
     Returns:
-      Detector with TFLite's optimized kernels.
+      Detector: a streaming model on the reference kernels, another one on the optimized ones.
 
     Raises:
       InputError: no such model, or no threshold to go by.
@@ -67,22 +83,47 @@ def load_detector(model: str | Path, threshold_probability: float | None = None)
     if threshold_probability is not None and not 0 < threshold_probability < 1:
         raise InputError(f"`threshold_probability`={threshold_probability}: must lie in (0, 1)")
     path = Path(model)
-    if path.is_dir():
-        manifest = read_manifest(path)
-        path = path / manifest["model"]["file"]
-        described, wake_words = manifest["model"], tuple(manifest["wake_words"])
-        frontend = frontend_of(manifest)
-        threshold = manifest["threshold"]["probability"]
-    else:
-        described, frontend = describe_model(path), FrontendConfig()
-        wake_words = tuple(f"output_{i}" for i in range(described["output"]["shape"][-1]))
-        threshold = None
-    if threshold_probability is not None:
-        threshold = threshold_probability
-    if threshold is None:
+    return (_of_bundle if path.is_dir() else _of_file)(path, threshold_probability)
+
+
+def _of_bundle(folder: Path, threshold_probability: float | None) -> Detector:
+    manifest = read_manifest(folder)
+    path, frames = folder / manifest["model"]["file"], manifest["model"]["input"]["shape"][1]
+    start, streaming = _window_starter(path), manifest["streaming"]
+    if streaming:
+        start = stepwise.starter(folder / streaming["file"], "reference")
+        frames = streaming["window_frames"]
+    said = {field.name: manifest["listening"][field.name] for field in fields(StreamConfig)}
+    return Detector(
+        start,
+        tuple(manifest["wake_words"]),
+        frontend_of(manifest),
+        frames,
+        threshold_probability or manifest["threshold"]["probability"],
+        StreamConfig(**said),
+        streaming is not None,
+    )
+
+
+def _of_file(path: Path, threshold_probability: float | None) -> Detector:
+    if threshold_probability is None:
         raise InputError(f"{path}: a bare model has no threshold: give `threshold_probability`")
+    main, *others = flatbuffer.read(path)
+    for index in (main.inputs[0], main.outputs[0]):
+        flatbuffer.int8_affine(main.tensors[index], path)
+    frontend, frames = FrontendConfig(), main.tensors[main.inputs[0]].shape[1]
+    words = tuple(f"output_{i}" for i in range(main.tensors[main.outputs[0]].shape[-1]))
+    if not others:
+        start, listening = _window_starter(path), StreamConfig()
+    else:
+        start = stepwise.starter(path, "reference")
+        listening = stream_rule.of_steps(frames * frontend.step_ms)
+    return Detector(start, words, frontend, frames, threshold_probability, listening, bool(others))
+
+
+def _window_starter(path: Path) -> Callable[[], Scorer]:
     scorer = tflite_scorer(path, kernels="optimized")
-    return Detector(scorer, wake_words, frontend, described["input"]["shape"][1], threshold)
+    return lambda: scorer
 
 
 def stream_logits(
@@ -99,11 +140,17 @@ def stream_logits(
       float32 [steps, wake_words]; no steps if there is no audio.
 
     Raises:
-      InputError: the stride is not a multiple of the front end's step.
+      InputError: the stride is not a multiple of the front end's step, or a streaming model's own
+        is another.
     """
+    if detector.streams and stride_ms != detector.listening.stride_ms:
+        raise InputError(
+            f"`stride_ms`={stride_ms}: a streaming model gives a score each of its steps, "
+            f"{detector.listening.stride_ms} ms"
+        )
     windows = stream_windows(blocks, detector.frontend, detector.frames, stride_ms)
     none = np.empty((0, len(detector.wake_words)), np.float32)
-    return np.concatenate([none, *(detector.scorer(some) for some in windows)])
+    return np.concatenate([none, *map(detector.start(), windows)])
 
 
 def detect_stream(

@@ -5,10 +5,14 @@ noise. The device's arithmetic is that of TFLite's reference kernels, which are 
 than XNNPACK and differ from it by a few LSB. So XNNPACK scores every window, and the reference
 kernels score again each window that could reach a useful threshold if the two differed by SLACK_LSB
 or, should more be found, by three times the largest difference. From `floor` on, sums are theirs.
+
+A streaming model is scored by its own file, every frame computed once; where its logits could
+matter, the reference kernels score the whole window, which gives the streaming file's own bits.
 """
 
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +29,7 @@ from wakeword_keras.data.shards import WARM_MS, Shards, in_noise, read_audio
 from wakeword_keras.errors import InputError
 from wakeword_keras.metrics import stream_rule
 from wakeword_keras.metrics.stream_rule import StreamConfig
+from wakeword_keras.streams import stepwise
 from wakeword_keras.streams.windows import stream_windows, window_samples
 from wakeword_keras.tflite import flatbuffer
 from wakeword_keras.tflite.interpreter import device_kernels
@@ -38,11 +43,17 @@ Masks = list[NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class StreamModel:
-    """A model to listen with: `quick` scores every window, `exact`, if any, what matters again."""
+    """A model to listen with.
 
-    quick: Scorer
+    Attributes:
+      start: begins a recording: gives a scorer of its windows, one after the other.
+      exact: scores again what matters; None if `start`'s scores are what counts.
+      output: quantization of int8 logits.
+    """
+
+    start: Callable[[], Scorer]
     exact: Scorer | None = None
-    output: Affine | None = None  # of int8 logits
+    output: Affine | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,8 @@ class SplitAudio:
                 audio_file.read_blocks(piece.path, piece.start_s, piece.duration_s)
                 for piece in pieces
             )
+        if not self.positives:
+            return
         mix = in_noise(self.shards, self.split, AFTER_MS)
         clips = self.shards.clips[self.split]
         sounds = read_audio(self.shards, self.split)
@@ -118,11 +131,12 @@ class Tracks:
         return [sums for sums, _ in self.ambient]
 
 
-def open_models(paths: Mapping[str, Path]) -> dict[str, StreamModel]:
+def open_models(paths: Mapping[str, Path], streaming: Mapping[str, Path]) -> dict[str, StreamModel]:
     """Models to listen with: float by XNNPACK, int8 by XNNPACK and the reference kernels.
 
     Args:
-      paths: .tflite files by model name.
+      paths: .tflite files by model name, which take windows.
+      streaming: of those that stream, their streaming files.
 
     Raises:
       InputError: a file is missing or no such model.
@@ -132,9 +146,25 @@ def open_models(paths: Mapping[str, Path]) -> dict[str, StreamModel]:
         output, exact = flatbuffer.output_affine(path), None
         if output is not None:
             kernels = device_kernels(flatbuffer.operators(path))
-            exact = tflite_scorer(path, kernels)
-        models[name] = StreamModel(tflite_scorer(path, "xnnpack"), exact, output)
+            exact = _of_newest(tflite_scorer(path, kernels), path)
+        if name in streaming:
+            start = stepwise.starter(streaming[name], "xnnpack")
+        else:
+            start = functools.partial(_same, tflite_scorer(path, "xnnpack"))
+        models[name] = StreamModel(start, exact, output)
     return models
+
+
+def _of_newest(scorer: Scorer, path: Path) -> Scorer:
+    """The frames that a window model takes: windows of whole steps may hold a few more."""
+    graph = flatbuffer.read_graph(path)
+    frames = graph.tensors[graph.inputs[0]].shape[1]
+    return lambda windows: scorer(windows[:, -frames:])
+
+
+def _same(scorer: Scorer) -> Scorer:
+    """A window model has no state: every recording is scored alike."""
+    return scorer
 
 
 def split_audio(shards: Shards, streams: Iterable[Clip], split: str) -> SplitAudio:
@@ -148,16 +178,21 @@ def split_audio(shards: Shards, streams: Iterable[Clip], split: str) -> SplitAud
     Raises:
       InputError: there are no wake words or no streams.
     """
-    by_speaker: dict[str, list[Clip]] = {}
-    for piece in streams:
-        if piece.split == split:
-            by_speaker.setdefault(piece.speaker, []).append(piece)
-    found = SplitAudio(shards, split, tuple(tuple(pieces) for pieces in by_speaker.values()))
+    found = SplitAudio(shards, split, by_speaker(streams, split))
     if not found.positives:
         raise InputError(f"the {split} split has no wake word to miss: add recordings or speakers")
     if not found.hours:
         raise InputError(f"the {split} split has no ambient audio: give `ambient_dir`")
     return found
+
+
+def by_speaker(streams: Iterable[Clip], split: str) -> tuple[tuple[Clip, ...], ...]:
+    """The pieces of a split, each speaker's one stream."""
+    found: dict[str, list[Clip]] = {}
+    for piece in streams:
+        if piece.split == split:
+            found.setdefault(piece.speaker, []).append(piece)
+    return tuple(map(tuple, found.values()))
 
 
 @dataclass
@@ -281,9 +316,10 @@ def _quick_scores(
     with tqdm(total=round(total_s), desc=title, unit="s of audio", disable=None) as bar:
         for blocks in audio.recordings():
             parts: dict[str, Logits] = {name: [np.empty((0, width), np.float32)] for name in models}
+            scorers = {name: model.start() for name, model in models.items()}
             for windows in _windows(blocks, settings):
-                for name, model in models.items():
-                    parts[name].append(model.quick(windows))
+                for name, scorer in scorers.items():
+                    parts[name].append(scorer(windows))
                 bar.update(len(windows) * settings.config.stride_ms / 1000)
             for name, scored in parts.items():
                 logits[name].append(np.concatenate(scored))

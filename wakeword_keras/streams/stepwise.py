@@ -1,15 +1,18 @@
 """A streaming model over audio, step by step as the device runs it: each frame is computed once."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wakeword_keras.affine import quantize
+from wakeword_keras.affine import dequantize, quantize
 from wakeword_keras.audio.features import FrontendConfig, StreamingFrontend
 from wakeword_keras.errors import InputError
-from wakeword_keras.tflite.interpreter import Source, name_of, open_interpreter
+from wakeword_keras.tflite import flatbuffer
+from wakeword_keras.tflite.interpreter import Source, content_of, name_of, open_interpreter
+from wakeword_keras.tflite.scorers import Scorer
 
 
 def step_frames(model: Source) -> int:
@@ -55,12 +58,63 @@ def outputs(
     for block in blocks:
         frames = quantize(stream.process(block), frontend.input_affine)
         pending = np.concatenate([pending, frames])
-        for at in range(0, len(pending) - step + 1, step):
-            opened.set_tensor(source["index"], pending[np.newaxis, at : at + step])
-            opened.invoke()
-            found.append(opened.get_tensor(target["index"]))
-        pending = pending[len(pending) // step * step :]
+        whole = len(pending) // step * step
+        steps = _steps(pending[:whole], step)
+        found += [_run(opened, source, target, frames) for frames in steps]
+        pending = pending[whole:]
     return np.concatenate(found)
+
+
+def _run(opened: Any, source: dict, target: dict, frames: NDArray) -> NDArray:
+    opened.set_tensor(source["index"], frames[np.newaxis])
+    opened.invoke()
+    return opened.get_tensor(target["index"])
+
+
+def starter(model: Source, kernels: str) -> Callable[[], Scorer]:
+    """Opens scorers of single recordings, each from a cold state.
+
+    Args:
+      model: streaming .tflite file, int8 or float32, logits out.
+      kernels: of `interpreter.KERNELS`.
+
+    Returns:
+      A function that gives a scorer of one recording: of its consecutive windows, a step apart and
+      whole steps long, to logits [windows, wake_words]. The first window warms the states, of
+      each other one its newest frames alone are computed.
+
+    Raises:
+      InputError: the file is missing or no such model.
+    """
+    content = content_of(model)
+    taken, given = flatbuffer.input_affine(model), flatbuffer.output_affine(model)
+
+    def start() -> Scorer:
+        # LiteRT's reset does not put states back to their beginning: a new interpreter does.
+        opened = open_interpreter(content, kernels)
+        (source,), (target,) = opened.get_input_details(), opened.get_output_details()
+        step = int(source["shape"][1])
+        begun = False
+
+        def score(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+            nonlocal begun
+            newest = windows[:, -step:]
+            old = windows[:0, :step] if begun else _steps(windows[0], step)[:-1]
+            begun = True
+            frames = np.concatenate([old, newest])
+            values = frames if taken is None else quantize(frames, taken)
+            outputs = np.concatenate([_run(opened, source, target, value) for value in values])
+            logits = outputs if given is None else dequantize(outputs, given)
+            return logits[len(old) :]
+
+        return score
+
+    return start
+
+
+def _steps(frames: NDArray, step: int) -> NDArray:
+    """[frames, channels] -> [steps, step, channels]."""
+    return frames.reshape(-1, step, frames.shape[-1])
 
 
 def step_end_s(step: int, frames: int, frontend: FrontendConfig) -> float:

@@ -3,8 +3,9 @@
 One or more engines speak (`engines`), taking turns in every label alike; a voice is a speaker
 (`voices` lists espeak-ng's, `lines` has the texts). Negatives are of four kinds: phrases that sound
 like the wake phrase (label `similar`), other speech (`speech`), noise (`_background_noise_`) and
-silence (`_silence_`). Positives and similar phrases share carriers, rates, pitches and levels, and
-`speech` has the carriers' words, so that only the phrase itself tells a positive from a negative.
+silence (`_silence_`). Positives and similar phrases share carriers, rates, pitches, levels and
+their place in the clip, and `speech` has the carriers' words, so that only the phrase itself tells
+a positive from a negative.
 
 Levels are RMS in dB relative to full scale (dBFS, 0 = 32,768).
 """
@@ -49,13 +50,18 @@ from wakeword_keras.synthesis.lines import (
 from wakeword_keras.synthesis.voices import SHARES
 
 _FORMAT = "flac"
-_VERSION = 1  # of the recipe: a corpus of another version is made again
+_VERSION = 3  # of the recipe: a corpus of another version is made again
 _EDGE_MS = 40  # between a whole phrase and the ends of its clip
 _SPEECH_DBFS = (-38.0, -14.0)
 _PEAK = 0.95
 _FLOOR_DBFS = (-85.0, -60.0)  # a microphone's own noise: no recording has digital silence
 _RECORDING_CLIPS = 8  # longest noise recording, in clips
-_TAKES = 20  # at most, until the phrase fits into a clip
+# People take 0.55 to 1.3 s for a phrase of three or four syllables (energy end-pointing, 768
+# recordings); rates are drawn so that the logarithm of the time is uniform.
+_RATES_WPM = (80.0, 205.0)
+_CHECKED_WPM = 140  # a clip is long enough if all voices can say the phrase in it at this rate
+_TAKES = 20  # at most, faster and faster, until the phrase fits into a clip
+_QUIETEST_DB = 40.0  # below the loudest of a span: what is quieter at its ends is not speech
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,14 @@ class SynthesisConfig:
             and test, and the others take turns in training.
         piper_voices: voice files for piper, `.onnx` with `.onnx.json` beside it, of one speaker or
             of many; without any, the voice that pip brings.
-        voices: voices of each engine at most, 3 or more; espeak and kokoro have 640, piper has as
-            many as its files have speakers. Where speakers are few, each has several accents.
+        voices: voices of each engine, 3 or more; espeak and kokoro have 640 speakers, piper has
+            as many as its files. Where speakers are few, each has several voices, which differ in
+            accent and by what the next two say.
+        pitch_octaves: how far a voice's pitch is moved up at most, in octaves; down half as far.
+        formant_percent: how far the resonances of a voice's vocal tract are moved at most, either
+            way, in percent, beside following its pitch a little.
+        phrase_end_ms: the phrase, or what sounds like it, ends at most so many milliseconds before
+            its clip does, as when a device hears it; 0 for anywhere.
         positives: clips of each wake phrase over all splits, at least 3 as for all counts.
         similar: clips that sound like one of them.
         speech: clips of other words and sentences.
@@ -85,6 +97,9 @@ class SynthesisConfig:
     engines: tuple[str, ...] = ("espeak",)
     piper_voices: tuple[str, ...] = ()
     voices: int = 160
+    pitch_octaves: float = 0.7
+    formant_percent: float = 15.0
+    phrase_end_ms: int = 300
     positives: int = 1200
     similar: int = 900
     speech: int = 1000
@@ -93,7 +108,9 @@ class SynthesisConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        limits = {"clip_ms": (200, 10_000)}
+        limits: dict[str, tuple[float, float]] = {"clip_ms": (200, 10_000)}
+        limits |= {"pitch_octaves": (0, 2), "formant_percent": (0, 40)}
+        limits |= {"phrase_end_ms": (0, 10_000)}
         limits |= {name: (3, 1_000_000) for name in ("voices", *self.counts)}
         limits["seed"] = (0, 2**31 - 1)
         for name, (low, high) in limits.items():
@@ -146,11 +163,11 @@ def clip_ms_needed(duration_ms: float) -> int:
 def _check_clip_length(
     tts: Espeak, phrase: str, voices: Iterable[str], config: SynthesisConfig
 ) -> None:
-    """Refuses clips too short for the slowest of espeak's voices at the slowest rate."""
+    """Refuses clips too short for the slowest of espeak's voices at an unhurried rate."""
     longest_ms = 0.0
     for voice in voices:
-        for line in dict.fromkeys(alone(spoken(phrase))):
-            utterance = tts.say(line.text, voice, rate_wpm=line.slowest_wpm)
+        for line in dict.fromkeys(alone(spoken(phrase), paused=False)):
+            utterance = tts.say(line.text, voice, rate_wpm=_CHECKED_WPM)
             first, last = utterance.span(line.first, line.last)
             longest_ms = max(longest_ms, 1000 * (last - first) / utterance.sample_rate_hz)
     needed_ms = clip_ms_needed(longest_ms)
@@ -161,26 +178,53 @@ def _check_clip_length(
         )
 
 
-def _speak(studio: _Studio, voice: str, line: Line) -> tuple[Signal, int, int]:
-    """Speaks a line.
+def _speak(
+    studio: _Studio, voice: str, line: Line, slowest_wpm: float = _RATES_WPM[0]
+) -> tuple[Signal, int, int]:
+    """Speaks a line at a random rate.
 
     Returns:
         float64 [samples] at 16 kHz, full scale 1; first sample of the text's span and the one after
         its last.
     """
-    utterance = studio.cast.say(line, voice, studio.rng)
+    rate_wpm = slowest_wpm * (_RATES_WPM[1] / slowest_wpm) ** studio.rng.random()
+    utterance = studio.cast.say(line.text, voice, rate_wpm, studio.rng)
     ratio = SAMPLE_RATE_HZ / utterance.sample_rate_hz
     audio = soxr.resample(utterance.audio / 32768, utterance.sample_rate_hz, SAMPLE_RATE_HZ)
     start, end = (round(sample * ratio) for sample in utterance.span(line.first, line.last))
+    return audio, *_sounding(audio, start, end)
+
+
+def _sounding(audio: Signal, start: int, end: int) -> tuple[int, int]:
+    """A span less the silence at its ends, which some engines count among the sounds."""
+    block = SAMPLE_RATE_HZ // 200
+    levels = np.abs(audio[start:end][: (end - start) // block * block]).reshape(-1, block).max(1)
+    heard = np.flatnonzero(levels > levels.max(initial=0.0) * 10 ** (-_QUIETEST_DB / 20))
+    return (start + heard[0] * block, start + (heard[-1] + 1) * block) if len(heard) else (0, 0)
+
+
+def _fitting(studio: _Studio, voice: str, draw: Callable[[], Line]) -> tuple[Signal, int, int]:
+    """Speaks lines, each faster than the last, until what counts fits into a clip."""
+    for take in range(_TAKES):
+        slowest_wpm = _RATES_WPM[0] * (_RATES_WPM[1] / _RATES_WPM[0]) ** (take / _TAKES)
+        audio, start, end = _speak(studio, voice, draw(), slowest_wpm)
+        if end - start <= studio.config.clip_samples:
+            break
     return audio, start, end
 
 
 def _clip(studio: _Studio, audio: Signal, start: int, end: int) -> Signal:
-    """Cuts a clip at a random place that holds all of a span, or, if it is too long, a piece."""
+    """Cuts a clip that holds all of a span and ends soon after it, or, if it is too long, a piece.
+
+    Where the clip ends is drawn, see `SynthesisConfig.phrase_end_ms`.
+    """
     rng, samples = studio.rng, studio.config.clip_samples
     edge = _EDGE_MS * SAMPLE_RATE_HZ // 1000
     low, high = end + edge - samples, start - edge
-    if low > high:
+    if studio.config.phrase_end_ms:
+        latest = studio.config.phrase_end_ms * SAMPLE_RATE_HZ // 1000
+        high = min(high, end + max(edge, latest) - samples)
+    if start - edge < low:
         low, high = sorted((start, end - samples))
     offset = int(rng.integers(low, high + 1))
     clip = np.zeros(samples)
@@ -193,16 +237,18 @@ def _clip(studio: _Studio, audio: Signal, start: int, end: int) -> Signal:
 
 
 def _positive(studio: _Studio, voice: str, phrase: str) -> Signal:
-    """A clip with all of a phrase; said again, with another carrier, where it does not fit."""
+    """A clip with all of a phrase."""
     config = studio.config
     others = [other.text for other in studio.script.phrases if other.text != phrase]
-    for _ in range(_TAKES):
-        line = without_phrases(studio.tts, others, voice, lambda: in_carrier(studio.rng, phrase))
-        audio, start, end = _speak(studio, voice, line)
-        if end == start:
-            raise InputError(f"the voice {voice} has no sound for {phrase!r}: leave the voice out")
-        if end - start <= config.clip_samples:
-            return _clip(studio, audio, start, end)
+
+    def line() -> Line:
+        return without_phrases(studio.tts, others, voice, lambda: in_carrier(studio.rng, phrase))
+
+    audio, start, end = _fitting(studio, voice, line)
+    if end == start:
+        raise InputError(f"the voice {voice} has no sound for {phrase!r}: leave the voice out")
+    if end - start <= config.clip_samples:
+        return _clip(studio, audio, start, end)
     needed_ms = clip_ms_needed(1000 * (end - start) / SAMPLE_RATE_HZ)
     raise InputError(
         f"`clip_ms`={config.clip_ms} is too short for {phrase!r}, which the voice {voice} says in "
@@ -211,8 +257,12 @@ def _positive(studio: _Studio, voice: str, phrase: str) -> Signal:
 
 
 def _similar(studio: _Studio, voice: str, phrase: Phrase) -> Signal:
-    line = _negative_line(studio, voice, lambda: similar_line(studio.rng, phrase))
-    return _clip(studio, *_speak(studio, voice, line))
+    """A clip with all of what sounds like a phrase, or most of it."""
+
+    def line() -> Line:
+        return _negative_line(studio, voice, lambda: similar_line(studio.rng, phrase))
+
+    return _clip(studio, *_fitting(studio, voice, line))
 
 
 def _other_speech(studio: _Studio, voice: str) -> tuple[Signal, int, int]:
@@ -298,10 +348,10 @@ def _record(studio: _Studio, folder: Path) -> None:
             (folder / kind).mkdir(exist_ok=True)
             samples = np.clip(np.rint(signal * 32768), -32768, 32767).astype(np.int16)
             soundfile.write(folder / path, samples, SAMPLE_RATE_HZ)
-            rows.append((path.as_posix(), kind, speaker, split))
+            rows.append((path.as_posix(), kind, speaker, split, 1))
             progress.update(len(samples) // studio.config.clip_samples)
     with open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("path", "label", "speaker", "split"), *rows])
+        csv.writer(file).writerows([("path", "label", "speaker", "split", "synthetic"), *rows])
 
 
 def _recipe(
@@ -400,7 +450,7 @@ def synthesize(
     if _is_finished(folder, recipe):
         return labels
     _check_replaceable(folder)
-    cast = assign(engines, config.voices, config.seed)
+    cast = assign(engines, config.voices, config.seed, config.pitch_octaves, config.formant_percent)
     script = write_script(tts, texts, cast.voices)
     if "espeak" in engines:
         for text in texts:

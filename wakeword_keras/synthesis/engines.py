@@ -1,9 +1,10 @@
 """Who speaks: the engines of speech synthesis behind one interface, and whose turn it is.
 
-An engine says a line in one of its voices, `accent+speaker`; whatever else colours the speech (its
-rate, its melody, its noise) is drawn, so that the same draws give the same speech. Engines take
+An engine says a text in one of its voices, `accent+speaker`, at a rate; what else colours the
+speech (its melody, its noise) is drawn, so that the same draws give the same speech. Engines take
 turns, clip by clip, in the same order for every label: which engine speaks says nothing about what
-is said.
+is said. Every voice is perturbed as its name says (see `perturbation`), so that one recorded
+speaker becomes as many as are asked for: `accent+speaker~7`.
 """
 
 import hashlib
@@ -20,9 +21,10 @@ import numpy as np
 from wakeword_keras import files
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import SPLITS, VALIDATION
+from wakeword_keras.synthesis import espeak
 from wakeword_keras.synthesis.espeak import Espeak, Phoneme, Utterance
 from wakeword_keras.synthesis.kokoro import Kokoro
-from wakeword_keras.synthesis.lines import RATES_WPM, Line
+from wakeword_keras.synthesis.perturbation import of_voice, perturb
 from wakeword_keras.synthesis.piper import Piper
 from wakeword_keras.synthesis.voices import ACCENTS, SHARES, VARIANTS, choose_voices
 
@@ -44,8 +46,8 @@ class Engine(Protocol):
         """Voices of each split, at most `count` in all; no speaker is in two splits."""
         ...
 
-    def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
-        """Speaks a line; its rate and melody are drawn from `rng`."""
+    def say(self, text: str, voice: str, rate_wpm: float, rng: np.random.Generator) -> Utterance:
+        """Speaks at a rate in words per minute, as near to it as it can; draws from `rng` alone."""
         ...
 
 
@@ -63,12 +65,12 @@ class Formants:
         """As `voices.choose_voices`, all there are where more are asked for."""
         return choose_voices(min(count, len(ACCENTS) * len(VARIANTS)), seed)
 
-    def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
-        """Speaks at a random rate, pitch and range."""
+    def say(self, text: str, voice: str, rate_wpm: float, rng: np.random.Generator) -> Utterance:
+        """Speaks with a random pitch and range."""
         return self.tts.say(
-            line.text,
+            text,
             voice,
-            rate_wpm=int(rng.integers(line.slowest_wpm, RATES_WPM[1] + 1)),
+            rate_wpm=round(np.clip(rate_wpm, *espeak.RATES_WPM)),
             pitch=int(rng.integers(25, 76)),
             pitch_range=int(rng.integers(20, 81)),
         )
@@ -80,7 +82,7 @@ class Speakers(Protocol):
     version: str
     speakers: tuple[str, ...]
 
-    def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
+    def say(self, text: str, voice: str, rate_wpm: float, rng: np.random.Generator) -> Utterance:
         """As `Engine.say`."""
         ...
 
@@ -103,33 +105,33 @@ class Kept:
         return self.speaking.version
 
     def voices(self, count: int, seed: int) -> Voices:
-        """Speakers in random order, each in the next accent; with few, in several accents."""
+        """Speakers in random order, each in the next accent; with few, each several times."""
         rng = np.random.default_rng(seed)
         speakers = rng.permutation(self.speaking.speakers).tolist()[:count]
         accents = rng.permutation(ACCENTS).tolist()
-        turns = min(len(accents), -(-count // len(speakers)))
+        turns = -(-count // len(speakers))
         held_out = min(len(speakers) // 2, max(1, round(len(speakers) * SHARES[VALIDATION])))
         bounds = (0, len(speakers) - 2 * held_out, len(speakers) - held_out, len(speakers))
         return {
             split: tuple(
-                f"{accents[(k + turn) % len(accents)]}+{speakers[k]}"
+                f"{accents[(k + turn) % len(accents)]}+{speakers[k]}" + (f"~{turn}" if turn else "")
                 for turn in range(turns)
                 for k in range(first, last)
             )
             for split, (first, last) in zip(SPLITS, itertools.pairwise(bounds), strict=True)
         }
 
-    def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
-        """Speaks, or finds what was spoken with the same line, voice and draws."""
+    def say(self, text: str, voice: str, rate_wpm: float, rng: np.random.Generator) -> Utterance:
+        """Speaks, or finds what was spoken with the same text, voice, rate and draws."""
         seed = int(rng.integers(2**63))
-        key = json.dumps([self.version, line.text, line.slowest_wpm, voice, seed])
+        key = json.dumps([self.version, text, voice, rate_wpm, seed])
         path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
         try:
             return _read(path)
         except Exception:
             pass  # not said yet, or damaged: the file has checksums, and many ways to say so
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(path, self.speaking.say(line, voice, np.random.default_rng(seed)))
+        _write(path, self.speaking.say(text, voice, rate_wpm, np.random.default_rng(seed)))
         return _read(path)
 
 
@@ -161,19 +163,24 @@ class Cast:
         voices: of each split, in the order in which they take turns; a voice of an engine with few
             of them has several turns.
         engine_of: the engine of each voice.
+        pitch_octaves, formant_percent: how far voices are perturbed, see `perturbation.of_voice`.
     """
 
     voices: Voices
     engine_of: dict[str, Engine]
+    pitch_octaves: float = 0.0
+    formant_percent: float = 0.0
 
     def voices_of(self, engine: Engine) -> list[str]:
         """Voices of one engine, split by split."""
         every = itertools.chain.from_iterable(self.voices.values())
         return [voice for voice in dict.fromkeys(every) if self.engine_of[voice] is engine]
 
-    def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
-        """As `Engine.say`."""
-        return self.engine_of[voice].say(line, voice, rng)
+    def say(self, text: str, voice: str, rate_wpm: float, rng: np.random.Generator) -> Utterance:
+        """As `Engine.say`, by the perturbed voice."""
+        change = of_voice(voice, self.pitch_octaves, self.formant_percent)
+        speaker, rate_wpm = voice.partition("~")[0], rate_wpm / change.pitch
+        return perturb(self.engine_of[voice].say(text, speaker, rate_wpm, rng), change)
 
 
 def open_engines(
@@ -198,7 +205,13 @@ def open_engines(
     return {name: openers[name]() for name in names}
 
 
-def assign(engines: dict[str, Engine], count: int, seed: int) -> Cast:
+def assign(
+    engines: dict[str, Engine],
+    count: int,
+    seed: int,
+    pitch_octaves: float = 0.0,
+    formant_percent: float = 0.0,
+) -> Cast:
     """Gives each split its voices.
 
     Of several engines the last speaks validation and test and the others training, so that a model
@@ -208,6 +221,7 @@ def assign(engines: dict[str, Engine], count: int, seed: int) -> Cast:
         engines: by name, in the order given.
         count: voices of each engine at most.
         seed: of the choice.
+        pitch_octaves, formant_percent: see `Cast`.
 
     Raises:
         InputError: an engine has too few speakers for the splits it is to speak.
@@ -231,7 +245,7 @@ def assign(engines: dict[str, Engine], count: int, seed: int) -> Cast:
         for voice in itertools.chain.from_iterable(voices[name].values())
         if voice in spoken
     }
-    return Cast(turns, engine_of)
+    return Cast(turns, engine_of, pitch_octaves, formant_percent)
 
 
 def _in_turn(groups: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ _CHARS_UTF8, _PHONEMES = 0x0001, 0x0100
 _POS_CHARACTER = 1
 _IPA, _SEPARATED = 0x02, ord("_") << 8
 _EVENT_LIST_END, _EVENT_PHONEME = 0, 7
+RATES_WPM = (80, 450)  # that it can speak at
 
 
 class _Event(ctypes.Structure):

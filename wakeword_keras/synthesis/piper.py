@@ -18,14 +18,14 @@ import numpy as np
 from wakeword_keras.errors import InputError
 from wakeword_keras.synthesis import neural
 from wakeword_keras.synthesis.espeak import Utterance
-from wakeword_keras.synthesis.lines import RATES_WPM, Line
 from wakeword_keras.synthesis.neural import NO_WORD, PAUSE, Pronunciation, Symbol
 
 JOE_SHA256 = "58afce0321b8d9c46d7cdf9c16500cc55a793b4220212dba6b70fb788b3baf06"
 
 _NOISE_SCALE = (0.3, 1.0)  # of the sound
 _NOISE_W = (0.4, 1.1)  # of the durations
-_LENGTH_SCALE = (0.75, 1.35)  # times the voice's own duration
+_OWN_RATE_WPM = 155  # joe's at a length scale of 1: then he takes as long as espeak-ng
+_LENGTH_SCALE = (0.6, 2.2)  # times the voice's own duration; beyond, it slurs or creeps
 # Piper's voices have 192 channels between encoder and decoder; 2,048 frames are 24 s.
 _NOISE_CHANNELS, _NOISE_FRAMES = 192, 2048
 _MOST_SPEAKERS = 100_000
@@ -77,17 +77,18 @@ class Piper:
             raise InputError(
                 "`synthesis.piper_voices` names two files with the same name: rename one of them"
             )
-        self.version = " ".join(["piper 1", *(file.sha256 for file in self._files)])
+        self.version = " ".join(["piper 2", *(file.sha256 for file in self._files)])
 
     @classmethod
     def of_files(cls, paths: Sequence[str]) -> "Piper":
         """The voices of some files; of none, the voice that pip brings."""
         return cls([Path(path) for path in paths] or [joe()])
 
-    def say(self, line: Line, voice: str, rng: np.random.Generator) -> Utterance:
-        """Speaks at a rate and with noise drawn from `rng`; a voice is `accent+speaker`."""
+    def say(self, text: str, voice: str, rate_wpm: float, rng: np.random.Generator) -> Utterance:
+        """Speaks with noise and timing drawn from `rng`; a voice is `accent+speaker`."""
         accent, speaker = voice.split("+", 1)
-        return self._file_of[speaker].say(line, accent, speaker, rng)
+        length = float(np.clip(_OWN_RATE_WPM / rate_wpm, *_LENGTH_SCALE))
+        return self._file_of[speaker].say(text, accent, speaker, length, rng)
 
 
 class _VoiceFile:
@@ -107,15 +108,16 @@ class _VoiceFile:
         """The session and its noise inputs; opened when it first speaks, which takes seconds."""
         return neural.open_graph(self._path, "Ceil")
 
-    def say(self, line: Line, accent: str, speaker: str, rng: np.random.Generator) -> Utterance:
-        ids, symbols = self._encode(self._pronunciation.symbols(line.text, accent))
-        slowest = _LENGTH_SCALE[1] * RATES_WPM[0] / line.slowest_wpm
-        length = rng.uniform(_LENGTH_SCALE[0], slowest)
+    def say(
+        self, text: str, accent: str, speaker: str, length: float, rng: np.random.Generator
+    ) -> Utterance:
+        ids, symbols = self._encode(self._pronunciation.symbols(text, accent))
         scales = [rng.uniform(*_NOISE_SCALE), length, rng.uniform(*_NOISE_W)]
         feed = {
             "input": np.array([ids], np.int64),
             "input_lengths": np.array([len(ids)], np.int64),
             "scales": np.array(scales, np.float32),
+            neural.STRETCH: neural.timing(symbols, rng),
         }
         if len(self.speakers) > 1:
             feed["sid"] = np.array([self.speakers.index(speaker)], np.int64)

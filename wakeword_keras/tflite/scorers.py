@@ -138,14 +138,35 @@ def tflite_int8_scores(
 def onnx_scorer(path: str | os.PathLike) -> Scorer:
     """Score with an ONNX model on onnxruntime's CPU kernels, on all cores.
 
-    The graph runs as the file says it, without onnxruntime's optimizer: that one puts integer
-    kernels in the place of INT8 (QDQ), which saturate on x86 without VNNI, and drops roundings.
-
     Args:
       path: .onnx file, float32 `features` [clips, frames, channels] to `logits`.
 
     Returns:
       Scorer; raises as that of `tflite_scorer`.
+
+    Raises:
+      InputError: as `onnx_session`.
+    """
+    session = onnx_session(path)
+    shape, wake_words = session.get_inputs()[0].shape[1:], session.get_outputs()[0].shape[1]
+
+    def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
+        _check_features(features, tuple(shape), str(path))
+        batches = (features[i : i + 64] for i in range(0, len(features), 64))
+        logits = [session.run(None, {"features": batch})[0] for batch in batches]
+        return _finite(np.concatenate([np.zeros((0, wake_words), np.float32), *logits]), str(path))
+
+    return score
+
+
+def onnx_session(path: str | os.PathLike) -> Any:
+    """An onnxruntime session that runs the graph as the file says it.
+
+    Without onnxruntime's optimizer: that one puts integer kernels in the place of INT8 (QDQ), which
+    saturate on x86 without VNNI, and drops roundings.
+
+    Args:
+      path: .onnx file.
 
     Raises:
       InputError: the extra `onnx` is not installed, or the file is missing or no ONNX model.
@@ -157,20 +178,11 @@ def onnx_scorer(path: str | os.PathLike) -> Scorer:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Threads that wait busily starve each other on a loaded machine.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = onnxruntime.InferenceSession(path, options)
+        return onnxruntime.InferenceSession(path, options)
     except ImportError as error:
         raise InputError(f"{path}: needs: pip install 'wakeword_keras[onnx]'") from error
     except Exception as error:  # onnxruntime's errors have no base of their own
         raise InputError(f"{path}: onnxruntime cannot run this model: {error}") from error
-    shape, wake_words = session.get_inputs()[0].shape[1:], session.get_outputs()[0].shape[1]
-
-    def score(features: NDArray[np.float32]) -> NDArray[np.float32]:
-        _check_features(features, tuple(shape), str(path))
-        batches = (features[i : i + 64] for i in range(0, len(features), 64))
-        logits = [session.run(None, {"features": batch})[0] for batch in batches]
-        return _finite(np.concatenate([np.zeros((0, wake_words), np.float32), *logits]), str(path))
-
-    return score
 
 
 def tflite_facts(

@@ -73,7 +73,8 @@ def to_bytes(streaming: Streaming) -> bytes:
     """The .tflite file of a streaming model, its states resource variables.
 
     Every state begins with its zero point: a subgraph that CALL_ONCE runs at the first step assigns
-    it. LiteRT's reset does not run CALL_ONCE again: a new stream takes a new interpreter.
+    it. LiteRT's reset does not run CALL_ONCE again: a new stream takes a new interpreter. Tensors
+    within have no names: the converter's would take a seventh of the file.
     """
     graph = streaming.graph
     tensors = list(graph.tensors)
@@ -96,7 +97,12 @@ def to_bytes(streaming: Streaming) -> bytes:
     for op in graph.operators:
         operators.append(op)
         operators += [assigned[index] for index in op.outputs if index in assigned]
-    main = Graph(tuple(tensors), tuple(operators), graph.inputs[:1], graph.outputs[:1])
+    ends = {graph.inputs[0]: "features", graph.outputs[0]: "output"}
+    named = [
+        tensor if tensor.type == "RESOURCE" else dataclasses.replace(tensor, name=ends.get(i, ""))
+        for i, tensor in enumerate(tensors)
+    ]
+    main = Graph(tuple(named), tuple(operators), graph.inputs[:1], graph.outputs[:1])
     return flatbuffer.write([main, _initialisation(names, streaming.states)] if names else [main])
 
 
@@ -148,7 +154,8 @@ def _initialisation(names: Sequence[str], states: Sequence[Tensor]) -> Graph:
     operators: list[Operator] = []
     for name, state in zip(names, states, strict=True):
         handle = len(tensors)
-        tensors += [Tensor(name, "RESOURCE", ()), dataclasses.replace(state, data=initial(state))]
+        begin = dataclasses.replace(state, name="", data=initial(state))
+        tensors += [Tensor(name, "RESOURCE", ()), begin]
         operators += [
             _handle(name, handle),
             Operator("ASSIGN_VARIABLE", (handle, handle + 1), ()),
@@ -208,6 +215,7 @@ class _Rewiring:
         self._states: list[tuple[int, int]] = []  # before and after a step
         self._rings: dict[int, int] = {}  # tensor -> rows of state and new ones, joined
         self._same: dict[int, int] = {}  # tensor -> the one that holds its rows
+        self._constants: dict[tuple[int, ...], int] = {}  # shapes, bounds: value -> its tensor
 
     def run(self) -> Streaming:
         history = self._history()
@@ -279,7 +287,7 @@ class _Rewiring:
         changed, constants = found.operator(rows)
         replaced = list(inputs[: len(changed.inputs)])
         for place, data in constants.items():
-            replaced[place] = self._add(Tensor(f"{op.kind}_{place}", "INT32", data.shape, data))
+            replaced[place] = self._constant(data)
         self._operators.append(dataclasses.replace(changed, inputs=tuple(replaced)))
 
     def _read(self, tensor: int, reading: Reading) -> int:
@@ -296,16 +304,20 @@ class _Rewiring:
         whole = self._tensors[tensor]
         begins, ends = np.zeros(len(whole.shape), np.int32), np.array(whole.shape, np.int32)
         begins[axis], ends[axis] = begin, end
-        constants = [
-            self._add(Tensor(name, "INT32", values.shape, values))
-            for name, values in (("begin", begins), ("end", ends), ("by", np.ones_like(begins)))
-        ]
+        constants = map(self._constant, (begins, ends, np.ones_like(begins)))
         sliced = self._add(_with_rows(whole, axis, end - begin), "slice")
         options = schema.StridedSliceOptionsT()
         self._operators.append(
             Operator("STRIDED_SLICE", (tensor, *constants), (sliced,), options, version=2)
         )
         return sliced
+
+    def _constant(self, values: np.ndarray) -> int:
+        """An int32 vector; equal ones are one tensor."""
+        key = tuple(values.tolist())
+        if key not in self._constants:
+            self._constants[key] = self._add(Tensor("constant", "INT32", values.shape, values))
+        return self._constants[key]
 
     def _add(self, tensor: Tensor, suffix: str = "") -> int:
         name = f"{tensor.name}/{suffix}" if suffix else tensor.name
