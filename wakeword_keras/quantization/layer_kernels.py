@@ -253,9 +253,8 @@ def integer_weights(chain: Chain, read_scale):
     scale = (tf.cast(high, tf.float64) - tf.cast(low, tf.float64)) / WEIGHT_STEPS
     factor, bias = _folded(folded)
     factor = factor * tf.ones_like(low)
-    by_channel = (-1,)
-    if isinstance(folded[0], layers.DepthwiseConv2D):
-        by_channel = (-1, folded[0].depth_multiplier)
+    is_depthwise = isinstance(folded[0], layers.DepthwiseConv2D)
+    by_channel = (-1, folded[0].depth_multiplier) if is_depthwise else (-1,)
     held = tf.cast(quantized * tf.reshape(factor, by_channel), tf.float64)
     scale = scale * tf.cast(tf.abs(factor), tf.float64)
     if isinstance(folded[0], layers.Dense) and len(factor.shape):

@@ -118,7 +118,7 @@ def _rule_problem(layer: layers.Layer, model: keras.Model) -> Problem | None:
     if rule.alone and len(layer_rules.fused_chain(layer, model)) == 1:
         return Problem(layer.name, f"is a {title} that folds into no kernel", rule.alone)
     (call,) = layer_rules.calls(layer, model)
-    given = {name: value for name, value in call.call_kwargs.items() if value not in (None, False)}
+    given = [n for n, value in call.call_kwargs.items() if value is not None and value is not False]
     if given or call.call_args[1:]:
         reason = f"is called with {', '.join(given) or 'more than its input'}"
         return Problem(layer.name, reason, "call it with its input alone")
