@@ -77,5 +77,6 @@ def test_a_bias_beyond_32_bits_is_refused(features):
     fp32.get_layer("faint").kernel.assign(np.full((48, 4), 1e-6, np.float32))
     fp32.get_layer("logit").kernel.assign(np.full((4, 1), 1e-6, np.float32))
     qat = fake_quantize.quantize(fp32, INPUT)
+    calibration.calibrate(qat, fp32, features)
     with pytest.raises(InputError, match=r"'logit' has a bias .* 32 bits"):
-        calibration.calibrate(qat, fp32, features)
+        proof.int8_model(qat, fp32, features)

@@ -125,7 +125,7 @@ def calibrate(
         if low == high:  # always zero, at any scale; the converter's is too fine for biases
             high.assign(1.0)
     tfmot_access.set_weight_ranges(qat)
-    kernel_limits.check(qat, fp32)
+    kernel_limits.check_sums(qat, fp32)
     after = read_ranges(qat)
     return [
         ActivationRange(name, before[name], after[name], clipped[name], 0.0) for name in variables

@@ -7,7 +7,7 @@ biases that are all equal by the scale of the first channel.
 Source: tensorflow/lite/kernels/add.cc (Prepare), internal/quantization_util.cc.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import tf_keras as keras
@@ -22,21 +22,44 @@ _FINEST = 2.0**-19
 _BIAS_STEPS = 2.0**31
 
 
-def check(qat: keras.Model, fp32: keras.Model) -> None:
-    """Refuse a calibrated model that the kernels cannot compute.
+def check_sums(qat: keras.Model, fp32: keras.Model) -> None:
+    """Refuse a calibrated model at which TFLite would end the process, on conversion already.
 
     Args:
-      qat: model from `fake_quantize.quantize(fp32, ...)`, calibrated.
+      qat: model from `fake_quantize.quantize(fp32, ...)`, its ranges set.
       fp32: the float model that was quantized.
 
     Raises:
       InputError: names the layers, why and the mend.
     """
-    if problems := list(_problems(qat, layer_rules.functional(fp32))):
-        raise InputError("; ".join(problems))
+    _raise(_sum_problem(*kernel) for kernel in _kernels(qat, layer_rules.functional(fp32)))
 
 
-def _problems(qat: keras.Model, fp32: keras.Model) -> Iterator[str]:
+def check_biases(qat: keras.Model, fp32: keras.Model) -> None:
+    """Refuse a model whose biases the file cannot hold; an untrained one may have such.
+
+    Args:
+      qat, fp32: as for `check_sums`.
+
+    Raises:
+      InputError: names the layers, why and the mend.
+    """
+    _raise(
+        _bias_problem(chain, read[0])
+        for chain, read, _ in _kernels(qat, layer_rules.functional(fp32))
+        if layer_rules.RULES[layer_rules.kind(chain[0].layer)].kernel in kernels.SUMS
+    )
+
+
+def _raise(problems: Iterable[str]) -> None:
+    if found := [problem for problem in problems if problem]:
+        raise InputError("; ".join(found))
+
+
+def _kernels(
+    qat: keras.Model, fp32: keras.Model
+) -> Iterator[tuple[Sequence[layers.Wrapper], Sequence[float], float]]:
+    """The layers that each kernel computes, the scales that it reads and the one that it writes."""
     scales: dict[str, float] = {}
     for layer in fp32.layers:
         if isinstance(layer, layers.InputLayer):
@@ -47,40 +70,38 @@ def _problems(qat: keras.Model, fp32: keras.Model) -> Iterator[str]:
             wrappers = [tfmot_access.wrapper_of(qat, part.name) for part in chain]
             ends = tfmot_access.output_range(wrappers[-1])
             scales[layer.name] = read[0] if ends is None else _scale(ends)
-            yield from _chain_problems(wrappers, read, scales[layer.name])
+            yield wrappers, read, scales[layer.name]
 
 
-def _chain_problems(
-    chain: Sequence[layers.Wrapper], read: Sequence[float], out: float
-) -> Iterator[str]:
-    head = chain[0].layer
-    rule = layer_rules.RULES[layer_rules.kind(head)]
-    if rule.kernel in _ADDING and out <= _FINEST * max(read):
-        yield (
-            f"layer {head.name!r} reads values {max(read) / out:.0e} times coarser than those that "
-            "it writes, more than its int8 kernel can shift: scale down what it reads, or clamp "
-            "that with ReLU(6.0)"
-        )
-    if rule.kernel in kernels.SUMS:
-        yield from _bias_problems(chain, read[0])
+def _sum_problem(chain: Sequence[layers.Wrapper], read: Sequence[float], out: float) -> str:
+    layer = chain[0].layer
+    adds = layer_rules.RULES[layer_rules.kind(layer)].kernel in _ADDING
+    if not adds or out > _FINEST * max(read):
+        return ""
+    return (
+        f"layer {layer.name!r} reads values {max(read) / out:.0e} times coarser than those that it "
+        "writes, more than its int8 kernel can shift: scale down what it reads, or clamp that with "
+        "ReLU(6.0)"
+    )
 
 
-def _bias_problems(chain: Sequence[layers.Wrapper], read: float) -> Iterator[str]:
+def _bias_problem(chain: Sequence[layers.Wrapper], read: float) -> str:
     name = chain[0].layer.name
     _, bias, unit = (np.asarray(part) for part in kernels.integer_weights(chain, read))
     steps = np.abs(bias / unit)
     if not np.all(steps < _BIAS_STEPS):
-        yield (
+        return (
             f"layer {name!r} has a bias of {steps.max():.0e} steps of its sums, beyond the 32 bits "
             "of the int8 kernel: what it reads on the calibration clips, its weights or its batch "
             "norm's gamma are nearly zero: train the model further, or take those channels out"
         )
     if unit.size > 1 and bias.size > 1 and np.ptp(unit) and not np.ptp(bias) and bias[0]:
-        yield (
+        return (
             f"layer {name!r} has the bias {bias[0]:.3g} in every channel, which the TFLite "
             "converter rounds by the first channel's scale alone: train the model, or let its "
             "biases begin at zero"
         )
+    return ""
 
 
 def _scale(ends) -> float:

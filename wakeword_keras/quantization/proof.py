@@ -37,7 +37,8 @@ def int8_model(qat: keras.Model, fp32: keras.Model, features: NDArray[np.float32
       InputError: the model has values that no int8 kernel computes, or the file computes something
         else than the device model; the message names the first layer that differs.
     """
-    kernel_limits.check(qat, fp32)
+    kernel_limits.check_sums(qat, fp32)
+    kernel_limits.check_biases(qat, fp32)
     content = convert.int8_model(qat, calibration.representative_dataset(features))
     verify(content, qat, fp32, features)
     return content

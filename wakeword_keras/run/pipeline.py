@@ -50,7 +50,7 @@ from wakeword_keras.names import (
 )
 from wakeword_keras.onnx import streaming as onnx_streaming
 from wakeword_keras.onnx import translate
-from wakeword_keras.quantization import calibration, fake_quantize, finetuning, proof
+from wakeword_keras.quantization import calibration, fake_quantize, finetuning, kernel_limits, proof
 from wakeword_keras.report import report
 from wakeword_keras.run import esphome_target, input_files
 from wakeword_keras.run.directory import RunDirectory, hash_of
@@ -367,6 +367,7 @@ def _calibrate(
     calibration_set: ClipFeatures,
 ) -> None:
     ranges = calibration.calibrate(qat, fp32, calibration_set.features)
+    kernel_limits.check_biases(qat, fp32)  # not only after fine-tuning
     write_json(run.path("calibration.json"), _calibration_record(calibration_set, ranges))
 
 
