@@ -1,5 +1,8 @@
 import dataclasses
 import json
+import os
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -122,3 +125,33 @@ def test_the_manifest_follows_version_2(window, tmp_path):
 def test_small_models_are_far_below_the_limits(window):
     states = streaming.stream(window).states
     assert len(states) < esphome.MAX_VARIABLES
+
+
+@pytest.mark.slow
+def test_esphome_itself_accepts_the_bundle(window, tmp_path):
+    esphome_program = os.environ.get("ESPHOME") or shutil.which("esphome")
+    if esphome_program is None:
+        pytest.skip("pip install esphome into an environment of its own; ESPHOME=bin/esphome")
+    esphome.write(
+        tmp_path,
+        esphome.streaming_model(window, 0.5),
+        wake_word="hey jarvis",
+        cutoff=130,
+        window=5,
+        feature_step_ms=10,
+        arena_bytes=30000,
+    )
+
+    def config():
+        command = [esphome_program, "config", "esphome.yaml"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    accepted = config()
+    assert accepted.returncode == 0, accepted.stderr + accepted.stdout
+    assert "wakeword.json" in accepted.stdout
+    # It reads our manifest: one that lacks what it needs is refused.
+    manifest = tmp_path / "wakeword.json"
+    said = json.loads(manifest.read_text())
+    del said["micro"]["probability_cutoff"]
+    manifest.write_text(json.dumps(said))
+    assert config().returncode != 0

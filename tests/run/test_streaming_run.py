@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from small_recordings import TONES, write_ambient
 
+from wakeword_keras.audio import audio_file
 from wakeword_keras.data.corpus import CorpusConfig
 from wakeword_keras.firmware import esphome_manifest
 from wakeword_keras.firmware.manifest import SCHEMA, read_manifest
@@ -35,6 +38,16 @@ def streaming_run(stream_run, tmp_path_factory):
         corpus=CorpusConfig(wake_words=("yes",), clip_ms=1000),
     )
     pipeline.run(config)
+    given = {
+        "data_dir": config.data_dir[0],
+        "ambient_dir": config.ambient_dir[0],
+        "wake_words": "yes",
+        "model": config.model,
+        "target": config.target,
+        "max_false_accepts_per_hour": config.max_false_accepts_per_hour,
+    }
+    lines = (f"--{name}={value}\n" for name, value in given.items())
+    (root / "run" / "run.flags").write_text("".join(lines))
     return config
 
 
@@ -97,3 +110,35 @@ def test_every_window_file_has_its_streaming_file(streaming_run):
     exports = Path(streaming_run.run_dir, "export")
     for name in ("model_fp32", "model_int8_ptq", "model_int8"):
         assert "VAR_HANDLE" in flatbuffer.operators(exports / f"{name}_streaming.tflite")
+
+
+def tool(name, *arguments):
+    command = [sys.executable, "-m", f"tools.{name}", *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_the_proof_counts_every_step(streaming_run, tmp_path):
+    few = ("--clips=3", "--stream_minutes=1", f"--json={tmp_path / 'proof.json'}")
+    printed = tool("prove_streaming", f"--run_dir={streaming_run.run_dir}", *few)
+    found = json.loads((tmp_path / "proof.json").read_text())
+    for one in found.values():
+        assert one["steps"] > 50
+        assert one["equal"] == one["steps"] or one["largest_difference"] <= 1e-5
+    assert "steps equal to the bit" in printed
+
+
+def test_the_benchmark_prints_what_streaming_gains(streaming_run, tmp_path):
+    few = ("--rounds=1", "--audio_ms=10000", f"--json={tmp_path / 'rates.json'}")
+    printed = tool("benchmark_streaming", f"--run_dir={streaming_run.run_dir}", *few)
+    rates = json.loads((tmp_path / "rates.json").read_text())
+    assert rates["medians"]["streaming, xnnpack"] == rates["streaming, xnnpack"][0] > 0
+    assert "ds_cnn, reference" in printed
+
+
+def test_detection_by_esphomes_decision_takes_the_runs_folder(streaming_run, tmp_path):
+    path = tmp_path / "noise.wav"
+    audio_file.write(path, np.random.default_rng(0).normal(0, 90, 48000).astype(np.int16))
+    printed = tool("detect", f"--model={Path(streaming_run.run_dir, 'esphome')}", str(path))
+    assert "detections at threshold" in printed

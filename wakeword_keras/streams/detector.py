@@ -180,7 +180,7 @@ def detect_stream(
     """
     # Whole strides, so that windows stand where they would without the silence.
     before_ms = math.ceil(SILENCE_MS / config.stride_ms) * config.stride_ms
-    padded = _in_silence(blocks, before_ms, max(SILENCE_MS, config.average_ms))
+    padded = in_silence(blocks, before_ms, max(SILENCE_MS, config.average_ms))
     logits = stream_logits(padded, detector, config.stride_ms)
     return [
         replace(found, seconds=max(0.0, found.seconds - before_ms / 1000))
@@ -216,10 +216,10 @@ def detections(
     ]
 
 
-def _in_silence(
+def in_silence(
     blocks: Iterable[NDArray[np.int16]], before_ms: int, after_ms: int
 ) -> Iterator[NDArray[np.int16]]:
-    """The blocks between zeros; nothing if they hold no samples."""
+    """The blocks between so many ms of zeros; nothing if they hold no samples."""
     before, after = (
         np.zeros(ms * SAMPLE_RATE_HZ // 1000, np.int16) for ms in (before_ms, after_ms)
     )
