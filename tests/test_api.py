@@ -54,9 +54,9 @@ def evaluation(int8):
 
 
 def test_every_public_name_is_there_when_it_is_asked_for():
-    for name in wakeword_keras.__all__:
+    for name in wakeword_keras._MODULES:
         assert getattr(wakeword_keras, name).__doc__
-    assert set(wakeword_keras.__all__) <= set(dir(wakeword_keras))
+        assert name in dir(wakeword_keras)
     with pytest.raises(AttributeError, match="quantise"):
         wakeword_keras.quantise  # noqa: B018
 

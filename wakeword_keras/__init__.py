@@ -59,22 +59,6 @@ _MODULES = {
     "quantize": "api",
 }
 
-__all__ = [
-    "DetectionMetrics",
-    "EarlyWarning",
-    "Evaluation",
-    "FocalLoss",
-    "FrontendConfig",
-    "InputError",
-    "LossWeighting",
-    "ProgressLine",
-    "QuantizationRanges",
-    "calibrate",
-    "evaluate",
-    "export_tflite",
-    "quantize",
-]
-
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
@@ -83,4 +67,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*globals(), *_MODULES])

@@ -36,10 +36,17 @@ from wakeword_keras.names import (
     TRAIN,
     VALIDATION,
 )
-from wakeword_keras.quantization import calibration, fake_quantize, integer_model, tfmot_access
+from wakeword_keras.quantization import (
+    calibration,
+    fake_quantize,
+    integer_model,
+    proof,
+    tfmot_access,
+)
 from wakeword_keras.quantization.calibration import ActivationRange
+from wakeword_keras.quiet import quiet
 from wakeword_keras.report import report
-from wakeword_keras.tflite import convert
+from wakeword_keras.tflite import convert, flatbuffer
 
 Data = Any
 """Features as an array [clips, ...], or a tf.data.Dataset whose elements begin with a batch."""
@@ -48,6 +55,7 @@ Clips: TypeAlias = ClipFeatures | tuple[Data, ArrayLike]
 _GROUP = {True: POSITIVE, False: SPEECH}
 
 
+@quiet()
 def quantize(model: keras.Model, features: Data, input_affine: Affine | None = None) -> keras.Model:
     """The INT8 form of a trained float model: a Keras model in the arithmetic of int8 kernels.
 
@@ -80,6 +88,7 @@ def quantize(model: keras.Model, features: Data, input_affine: Affine | None = N
     return int8
 
 
+@quiet()
 def calibrate(int8: keras.Model, features: Data) -> list[ActivationRange]:
     """Set every range of an INT8 model anew, from the float model's activations on other clips.
 
@@ -117,14 +126,13 @@ def export_tflite(model: keras.Model, path: str | Path, features: Data = None) -
       The path.
 
     Raises:
-      InputError: the model cannot be converted, or the features do not fit.
+      InputError: the model cannot be converted, the features do not fit, or the file of a model from
+        `quantize` does not compute what the model does.
     """
     parts = integer_model.parts_of(model)
     try:
         if parts:
-            # The converter asks for clips, and takes the model's own ranges.
-            zeros = np.zeros((1, *model.inputs[0].shape[1:]), np.float32)
-            content = convert.int8_model(parts[0], calibration.representative_dataset(zeros))
+            content = _int8_file(*parts)
         elif features is None:
             content = convert.float_model(model)
         else:
@@ -140,7 +148,20 @@ def export_tflite(model: keras.Model, path: str | Path, features: Data = None) -
     return Path(path)
 
 
-@dataclass(frozen=True)
+def _int8_file(qat: keras.Model, fp32: keras.Model) -> bytes:
+    """The file of a QAT model, proven on noise over the whole range of its input."""
+    shape = qat.inputs[0].shape[1:]
+    # The converter asks for clips, and takes the model's own ranges.
+    zeros = np.zeros((1, *shape), np.float32)
+    content = convert.int8_model(qat, calibration.representative_dataset(zeros))
+    affine = flatbuffer.input_affine(content)
+    assert affine is not None, "convert gives fully int8 files"
+    noise = np.random.default_rng(0).uniform(affine.low, affine.high, (8, *shape))
+    proof.verify(content, qat, fp32, noise.astype(np.float32))
+    return content
+
+
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """What `evaluate` found. A notebook shows it as the report's page, `print` as a table.
 
@@ -160,6 +181,8 @@ class Evaluation:
     def __str__(self) -> str:
         return clip_evaluation.console_table(self.findings.evaluated)
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         # In a frame: the page's style is its own.
         return (
@@ -168,6 +191,7 @@ class Evaluation:
         )
 
 
+@quiet()
 def evaluate(
     int8: keras.Model,
     training: Clips,

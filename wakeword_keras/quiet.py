@@ -1,5 +1,6 @@
 """Native libraries' chatter, kept off the terminal unless something goes wrong."""
 
+import logging
 import os
 import sys
 import tempfile
@@ -11,8 +12,12 @@ from contextlib import contextmanager
 def quiet() -> Iterator[None]:
     """Hold back what native code writes to file descriptor 2; if the block raises, show it.
 
-    Python's own `sys.stderr` is held back too while the block runs.
+    Python's own `sys.stderr` is held back too while the block runs; of TensorFlow's logger, whose
+    lines a notebook would show, all but errors.
     """
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as said:
@@ -25,6 +30,7 @@ def quiet() -> Iterator[None]:
             os.write(terminal, said.read())
             raise
         finally:
+            logger.setLevel(level)
             sys.stderr.flush()
             os.dup2(terminal, 2)
             os.close(terminal)

@@ -296,6 +296,12 @@ def test_reverberation_convolves_and_keeps_the_level():
     np.testing.assert_allclose(rms(audio), rms(clips), rtol=1e-3)
 
 
+def test_a_clip_without_reverberation_passes_outside_a_graph_too():
+    clip, bank = tf.constant(np.arange(SAMPLES, dtype=np.int16)[None]), tf.ones((2, 80))
+    audio, _ = augment_waveform(clip, batch_seed(0, 0, 0), NOTHING, None, bank)
+    assert np.array_equal(audio, clip)
+
+
 def test_reverberation_touches_only_the_chosen_share():
     clips = noise(3_000, (200, 800))
     bank = np.array([[1, -0.9, 0.8, 0.7]], np.float32)

@@ -380,9 +380,11 @@ def _reverberate(
     dry = tf.cast(tf.gather_nd(audio, where), tf.float32)
     picked = _pick(tf.gather_nd(draw, where), int(impulse_responses.shape[0]))
     # Whole tenths of a second: no wrap-around, and a length that has small factors.
-    fft = [-(-(samples + taps) // 1600) * 1600]
-    spectra = tf.signal.rfft(tf.gather(impulse_responses, picked), fft)
-    wet = tf.signal.irfft(tf.signal.rfft(dry, fft) * spectra, fft)[:, :samples]
+    fft = -(-(samples + taps) // 1600) * 1600
+    # Padded here: `rfft` does not pad where nothing was chosen, and fails when called eagerly.
+    responses = tf.pad(tf.gather(impulse_responses, picked), [[0, 0], [0, fft - taps]])
+    padded = tf.pad(dry, [[0, 0], [0, fft - samples]])
+    wet = tf.signal.irfft(tf.signal.rfft(padded) * tf.signal.rfft(responses))[:, :samples]
     level = tf.math.divide_no_nan(_rms(dry, samples), _rms(wet, samples))
     return tf.tensor_scatter_nd_update(audio, where, _to_int16(wet * level[:, None]))
 

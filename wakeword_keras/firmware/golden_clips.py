@@ -1,5 +1,6 @@
 """Which clips a bundle carries as golden vectors: of the test split, and silence."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class GoldenClip:
 
     Attributes:
       kind: "positive", "near_miss", "clipped" or "silence".
-      source: id of the recording, and what was done to it.
+      source: what it is, and what was done to it; of a recording no name (`pseudonym`).
       audio: int16 [samples].
     """
 
@@ -55,12 +56,21 @@ def choose(
     wanted = {i for indices in chosen.values() for i in indices}
     audio = {i: clip for i, clip in enumerate(read_audio(shards, TEST)) if i in wanted}
     kept = [
-        GoldenClip(kind, clips[i].clip_id, audio[i])
+        GoldenClip(kind, pseudonym(clips[i].clip_id), audio[i])
         for kind, indices in chosen.items()
         for i in indices
     ]
     best = chosen["positive"][-1:] + chosen["near_miss"][:1]
-    return (*kept, *(_clipped(clips[i].clip_id, audio[i]) for i in best), *_silence(shards))
+    return (
+        *kept,
+        *(_clipped(pseudonym(clips[i].clip_id), audio[i]) for i in best),
+        *_silence(shards),
+    )
+
+
+def pseudonym(clip_id: str) -> str:
+    """A name for a recording in what is handed over: file names often say who speaks."""
+    return f"recording {hashlib.sha256(clip_id.encode()).hexdigest()[:12]}"
 
 
 def _clipped(source: str, audio: NDArray[np.int16]) -> GoldenClip:
