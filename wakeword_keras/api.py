@@ -126,8 +126,8 @@ def export_tflite(model: keras.Model, path: str | Path, features: Data = None) -
       The path.
 
     Raises:
-      InputError: the model cannot be converted, the features do not fit, or the file of a model from
-        `quantize` does not compute what the model does.
+      InputError: the model cannot be converted, the features do not fit, or the file of a model
+        from `quantize` does not compute what the model does.
     """
     parts = integer_model.parts_of(model)
     try:
