@@ -130,6 +130,19 @@ def test_a_further_pass_is_the_same_speech_in_noise_and_each_pass_draws_anew(str
     assert len(list(tmp_path.glob("ambient-*"))) == 4
 
 
+@pytest.mark.parametrize(("share", "changes"), [(0.0, False), (1.0, True)])
+def test_rooms_reach_a_further_pass(streams, tmp_path, share, changes):
+    room = np.zeros((1, 1600), np.float32)
+    room[0, [0, 900]] = 1.0, 0.8
+    augment = AugmentConfig(
+        reverberation_probability=share, gain_low_db=0, gain_high_db=0, clipping_probability=0
+    )
+    none = np.empty((0, 24_000), np.int16)
+    made = ambient_passes.in_noise(streams, "a", MICRO, tmp_path, 1, augment, none, room)
+    clean = ambient_passes.as_recorded(streams, "a", MICRO, tmp_path)
+    assert (made.values != clean.values).any() == changes
+
+
 def test_the_index_names_every_piece(streams, tmp_path):
     ambient_passes.as_recorded(streams, "a", MICRO, tmp_path)
     (index,) = tmp_path.rglob("index.json")

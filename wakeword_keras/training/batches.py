@@ -141,7 +141,8 @@ def training_batches(
             tf.ensure_shape(groups, [config.batch]),
         )
 
-    return tf.data.Dataset.range(first_step, epochs * steps).map(batch)
+    # Fixed, and far below LAG_STEPS: a pool of hard negatives has to be there for its first batch.
+    return tf.data.Dataset.range(first_step, epochs * steps).map(batch).prefetch(2)
 
 
 class _Echoes:

@@ -267,9 +267,9 @@ def _stream(
         pools,
     )
     if loss.class_weights:
-        stream = stream.map(_class_weighted(data))
-    # Fixed, and far below LAG_STEPS: a pool of hard negatives has to be there for its first batch.
-    return stream.prefetch(2)
+        # Prefetched again: at an end without it tf.data would look ahead as far as it likes.
+        stream = stream.map(_class_weighted(data)).prefetch(1)
+    return stream
 
 
 def _optimizer(schedule: Schedule, steps: int) -> keras.optimizers.Optimizer:
