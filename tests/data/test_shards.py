@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,7 +7,7 @@ import pytest
 import soundfile
 
 from wakeword_keras.audio.features import FrontendConfig, compute
-from wakeword_keras.data.corpus import CorpusConfig, read_corpus
+from wakeword_keras.data.corpus import Clip, CorpusConfig, read_corpus
 from wakeword_keras.data.shards import (
     fit_length,
     open_shards,
@@ -80,13 +81,32 @@ def test_two_runs_that_write_one_corpus_at_once_share_a_whole_one(corpus, tmp_pa
     assert [path for path in tmp_path.rglob("*partial*")] == []
 
 
+def test_other_speech_comes_from_streams_of_the_training_split_alone(corpus, tmp_path):
+    levels = {"train": 0.25, "validation": 0.5, "test": 0.125}
+    for split, level in levels.items():
+        soundfile.write(tmp_path / f"{split}.wav", np.full(100_000, level), 16000)
+    streams = tuple(
+        Clip(split, str(tmp_path / f"{split}.wav"), "", SPEECH, split, split, duration_s=6.25)
+        for split in levels
+    )
+    short = dataclasses.replace(streams[0], clip_id="short", start_s=1.0, duration_s=0.5)
+    joined = dataclasses.replace(corpus, streams=(*streams, short), sha256="with streams")
+    shards = write_shards(joined, CLIP_MS, tmp_path / "cache")
+    speech = np.load(shards.directory / "speech.npy")
+    background = np.load(shards.directory / "background.npy")
+    assert speech.shape == (4, background.shape[1])  # three whole cuts, one that is repeated
+    assert (speech == 8_192).all()
+
+
 def flip_a_bit(path):
     content = bytearray(path.read_bytes())
     content[-100] ^= 4
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["train-00000.tfrecord", "background.npy", "index.json"])
+@pytest.mark.parametrize(
+    "name", ["train-00000.tfrecord", "background.npy", "speech.npy", "index.json"]
+)
 @pytest.mark.parametrize("damage", [flip_a_bit, lambda path: path.unlink()])
 def test_damaged_shards_are_not_opened_and_are_written_again(corpus, tmp_path, name, damage):
     shards = write_shards(corpus, CLIP_MS, tmp_path)

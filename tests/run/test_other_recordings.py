@@ -33,15 +33,25 @@ def label_folders(recordings, out, split):
     return out
 
 
+def a_stream(run, split):
+    """An ambient recording of a split of a run."""
+    pieces = json.loads(Path(run.run_dir, "streams.json").read_text())["pieces"]
+    return next(piece["path"] for piece in pieces if piece["split"] == split)
+
+
 @pytest.fixture(scope="module")
 def other(stream_run, tmp_path_factory):
-    """The run's own test clips in another folder, two training clips among them, other streams."""
+    """The run's own test clips in another folder, two training clips among them; other streams,
+    with one that trained and one that chose the run."""
     root = tmp_path_factory.mktemp("other")
     words = label_folders(Path(stream_run.data_dir[0]), root / "office", "test")
     for number in range(2):
         source = Path(stream_run.data_dir[0]) / f"train-no-{number}.wav"
         shutil.copy(source, words / "no" / f"heard-{number}.wav")
     radio = write_ambient(root / "radio", ["a", "b", "c"], seconds=6.0, tones=[("b", 2.0)])
+    for split in ("train", "validation"):
+        (radio / split).mkdir()
+        shutil.copy(a_stream(stream_run, split), radio / split / "heard.wav")
     before = files_of(stream_run.run_dir)
     other_recordings.evaluate(stream_run, [str(words)], [str(radio)], root / "out")
     assert files_of(stream_run.run_dir) == before
@@ -68,6 +78,22 @@ def test_streams_are_judged_whole_by_the_runs_thresholds(stream_run, other):
         assert said["models"][name]["validation"] == model["validation"]
         assert said["models"][name]["test"]["hours"] == pytest.approx(18 / 3600)
     assert said["test_streams"] == 3
+
+
+def test_ambient_recordings_that_trained_or_chose_the_run_are_left_out(other):
+    corpus = json.loads((other / "corpus.json").read_text())
+    (message,) = (m for m in corpus["messages"] if "ambient" in m and "left out" in m)
+    assert "2 ambient recordings trained or validated the run" in message
+    assert "train/heard" in message
+    assert "validation/heard" in message
+
+
+def test_ambient_recordings_that_all_trained_the_run_are_refused(stream_run, tmp_path):
+    words = label_folders(Path(stream_run.data_dir[0]), tmp_path / "words", "test")
+    (tmp_path / "radio" / "a").mkdir(parents=True)
+    shutil.copy(a_stream(stream_run, "train"), tmp_path / "radio" / "a" / "heard.wav")
+    radio = [str(tmp_path / "radio")]
+    refused(stream_run, words, "`ambient_dir`", "trained", ambient=radio, out=tmp_path / "out")
 
 
 def test_the_report_is_whole_and_follows_the_schema(other):

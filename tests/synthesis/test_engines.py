@@ -92,16 +92,18 @@ def test_an_engine_with_too_few_speakers_for_its_splits_is_refused(tmp_path, cou
         assign(tones(tmp_path, *counts), 40, 0)
 
 
-def test_a_perturbed_voice_is_asked_to_speak_so_much_slower_and_is_one_speaker(tmp_path):
+def test_a_voice_speaks_at_the_asked_rate_and_as_its_own_person(tmp_path):
     engine = Kept(Tone("x"), tmp_path)
     voice = "en-us+x~3"
-    cast = engines.Cast({"train": (voice,)}, {voice: engine}, 0.7, 15.0)
-    change = engines.of_voice(voice, 0.7, 15.0)
-    said = cast.say(TEXT, voice, 140.0, np.random.default_rng(5))
-    assert said.sample_rate_hz == round(22_050 * change.pitch)
-    assert engine.speaking.said == [(TEXT, "en-us+x", 140.0 / change.pitch)]
+    cast = engines.Cast({"train": (voice,)}, {voice: engine}, 85.0, 300.0, 15.0)
     plain = engines.Cast({"train": (voice,)}, {voice: engine})
-    assert plain.say(TEXT, voice, 140.0, np.random.default_rng(5)).sample_rate_hz == 22_050
+    before, said = (c.say(TEXT, voice, 140.0, np.random.default_rng(5)) for c in (plain, cast))
+    assert engine.speaking.said == [(TEXT, "en-us+x", 140.0)]
+    assert before.sample_rate_hz == 22_050
+    change = engines.towards(before, engines.of_voice(voice, 85.0, 300.0, 15.0))
+    assert said.sample_rate_hz == round(22_050 * change.pitch)
+    seconds = [len(u.audio) / u.sample_rate_hz for u in (before, said)]
+    assert seconds[1] == pytest.approx(seconds[0], abs=1e-3)
 
 
 def test_what_was_said_is_kept_and_another_draw_is_said_anew(tmp_path):
@@ -226,7 +228,7 @@ def test_a_phrase_that_no_take_fits_into_a_clip_names_the_length(two_engines, tm
     piper.say = lambda text, *asked: Utterance(
         audio, (Phoneme("a", text.find("mirror"), 0),), 22_050
     )
-    config = dataclasses.replace(config, pitch_octaves=0.0)
+    config = dataclasses.replace(config, pitch_low_hz=0.0)
     with pytest.raises(InputError, match=r"`clip_ms`=1500 is too short.*give `clip_ms`=2120"):
         synthesize(["smart mirror"], str(tmp_path / "c"), config)
 

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -8,20 +9,21 @@ import tf_keras as keras
 
 from wakeword_keras.audio.augmentation import AugmentConfig
 from wakeword_keras.audio.features import FrontendConfig
-from wakeword_keras.data.corpus import CorpusConfig, read_corpus
+from wakeword_keras.data.corpus import Clip, CorpusConfig, read_corpus
 from wakeword_keras.data.shards import read_impulse_responses, write_shards
 from wakeword_keras.errors import InputError
-from wakeword_keras.names import GROUPS, POSITIVE
+from wakeword_keras.names import AMBIENT, GROUPS, NOISE, POSITIVE, SPEECH, SPLITS
 from wakeword_keras.training import batches
 
 FRONTEND = FrontendConfig()
 CONFIG = batches.DataConfig(batch=8, echo=4, shuffle=16)
 CLIP_MS = 500
+CORPUS = CorpusConfig(wake_words=("yes",), clip_ms=CLIP_MS)
 AUGMENT = AugmentConfig()
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory):
+def recordings(tmp_path_factory):
     root = tmp_path_factory.mktemp("recordings")
     rng = np.random.default_rng(0)
     rows = ["path,label,speaker,split"]
@@ -33,8 +35,14 @@ def shards(tmp_path_factory):
                 soundfile.write(root / name, rng.normal(0, 0.1, int(16000 * seconds)), 16000)
                 rows.append(f"{name},{label},{split}-{i},{split}")
     (root / "manifest.csv").write_text("\n".join(rows) + "\n")
-    corpus = read_corpus([str(root)], CorpusConfig(wake_words=("yes",), clip_ms=CLIP_MS))
-    return write_shards(corpus, CLIP_MS, tmp_path_factory.mktemp("cache"))
+    return str(root)
+
+
+@pytest.fixture(scope="module")
+def shards(recordings, tmp_path_factory):
+    return write_shards(
+        read_corpus([recordings], CORPUS), CLIP_MS, tmp_path_factory.mktemp("cache")
+    )
 
 
 def stream(shards, seed=1, first_epoch=0, epochs=2, config=CONFIG, augment=AUGMENT, **rooms):
@@ -161,6 +169,42 @@ def test_draws_go_through_the_whole_pool_before_one_comes_again(size, count):
     rounds = drawn[: len(drawn) // size * size].reshape(-1, size)
     assert (np.sort(rounds, axis=1) == np.arange(size)).all()
     assert (rounds[0] != rounds[1]).any()
+
+
+@pytest.fixture(scope="module")
+def shards_with_streams(recordings, tmp_path_factory):
+    """The same clips, and streams that are beeps of 3 kHz in the training split alone."""
+    root = tmp_path_factory.mktemp("streams")
+    place = np.arange(48_000) / 16_000
+    tone = 0.5 * np.sin(2 * np.pi * 3_000 * place) * (place % 0.2 < 0.1)
+    for split, audio in (("train", tone), ("validation", 0 * tone), ("test", 0 * tone)):
+        soundfile.write(root / f"{split}.wav", audio, 16000)
+    clips = tuple(
+        Clip(split, str(root / f"{split}.wav"), AMBIENT, SPEECH, split, split, duration_s=3.0)
+        for split in SPLITS
+    )
+    joined = dataclasses.replace(
+        read_corpus([recordings], CORPUS), streams=clips, sha256="with streams"
+    )
+    return write_shards(joined, CLIP_MS, tmp_path_factory.mktemp("cache"))
+
+
+def test_ambient_speech_is_mixed_around_and_beneath_clips_of_every_label_alike(shards_with_streams):
+    plain = AugmentConfig(
+        speech_around_probability=0, speech_beneath_probability=0.5, snr_low_db=-20,
+        snr_high_db=-20, background_probability=0, warmup_probability=0,
+        reverberation_probability=0, time_masks=0, frequency_masks=0,
+    )  # fmt: skip
+    channels = slice(25, 30)  # around 3 kHz
+    features, labels, _, groups = (
+        np.concatenate(parts)
+        for parts in zip(*stream(shards_with_streams, epochs=40, augment=plain), strict=True)
+    )
+    spoken = features[:, :, channels].max(axis=2) - np.median(features, axis=2)
+    with_speech = np.quantile(spoken, 0.9, axis=1) > 10
+    for positive in (0, 1):
+        of_label = (labels[:, 0] == positive) & (groups != GROUPS.index(NOISE))
+        assert 0.3 < with_speech[of_label].mean() < 0.7, positive
 
 
 def test_echo_cannot_exceed_the_batch():

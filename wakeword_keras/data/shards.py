@@ -33,8 +33,9 @@ CLIPS_PER_SHARD = 1024
 WARM_MS = 1000
 AFTER_MS = 500  # in a stream a wake word has to be detected by then after its clip's end
 BACKGROUND_STRETCHES = 512  # about 25 minutes of noise: variety enough, and under 50 MB
+OTHER_SPEECH_STRETCHES = 1024
 _FEATURES = "features.npy"
-_LAYOUT = 2  # raise when the files' layout changes, so that old caches are not read
+_LAYOUT = 3  # raise when the files' layout changes, so that old caches are not read
 
 
 _CLIPS = json_file.array(
@@ -94,9 +95,9 @@ def write_shards(corpus: Corpus, clip_ms: int, cache_dir: str | Path) -> Shards:
     directory = Path(cache_dir) / f"clips-{key}"
 
     def write(folder: Path) -> None:
-        background = io.BytesIO()  # NumPy does not say that a disk is full
-        np.save(background, _background(corpus, clip_samples))
-        files.write_bytes(folder / "background.npy", background.getvalue())
+        stretch = 2 * clip_samples + audio_file.SAMPLE_RATE_HZ
+        _save(folder / "background.npy", _background(corpus, stretch))
+        _save(folder / "speech.npy", _other_speech(corpus, stretch))
         clips = {split: _write_split(folder, split, corpus, clip_samples) for split in SPLITS}
         index = {"wake_words": corpus.wake_words, "clip_samples": clip_samples, "clips": clips}
         (folder / "index.json").write_text(json.dumps(index))
@@ -150,12 +151,39 @@ def _write_split(directory: Path, split: str, corpus: Corpus, length: int) -> li
     return rows
 
 
-def _background(corpus: Corpus, clip_samples: int) -> NDArray[np.int16]:
-    """Noise of the training split to mix with speech: int16 [stretches, samples].
+def _save(path: Path, array: NDArray) -> None:
+    content = io.BytesIO()  # NumPy does not say that a disk is full
+    np.save(content, array)
+    files.write_bytes(path, content.getvalue())
+
+
+def _other_speech(corpus: Corpus, length: int) -> NDArray[np.int16]:
+    """Ambient audio of the training split to mix with clips: int16 [stretches, length].
+
+    Cuts of all recordings alike; one that is shorter than a stretch is repeated in it.
+    """
+    length_s = length / audio_file.SAMPLE_RATE_HZ
+    cuts = [
+        (piece, number * length_s)
+        for piece in corpus.streams
+        if piece.split == TRAIN and piece.duration_s
+        for number in range(max(1, int(piece.duration_s / length_s)))
+    ]
+    chosen = np.linspace(0, len(cuts) - 1, min(len(cuts), OTHER_SPEECH_STRETCHES)).astype(int)
+    stretches = np.empty((len(chosen), length), np.int16)
+    for stretch, (piece, from_s) in zip(stretches, (cuts[i] for i in chosen), strict=True):
+        duration_s = min(length_s, (piece.duration_s or 0.0) - from_s)
+        stretch[:] = np.resize(
+            audio_file.read(piece.path, piece.start_s + from_s, duration_s), length
+        )
+    return stretches
+
+
+def _background(corpus: Corpus, length: int) -> NDArray[np.int16]:
+    """Noise of the training split to mix with speech: int16 [stretches, length].
 
     The pieces of a long recording are joined again, so that a stretch has no seams.
     """
-    length = 2 * clip_samples + audio_file.SAMPLE_RATE_HZ
     recordings: dict[str, list[Clip]] = {}
     for clip in corpus.clips:
         if clip.group == NOISE and clip.split == TRAIN:

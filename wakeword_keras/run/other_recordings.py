@@ -1,7 +1,7 @@
 """A finished run on recordings that it has not seen: its own thresholds, other clips and streams.
 
 Thresholds are those of the run's thresholds.json, as the device has them; nothing is chosen on the
-other data. Clips that trained or validated the run are left out.
+other data. Clips and ambient recordings that trained or validated the run are left out.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from wakeword_keras.evaluation.findings import measure
 from wakeword_keras.evaluation.run_models import HeldOut, RunModels
 from wakeword_keras.names import POSITIVE, TEST, TRAIN, VALIDATION
 from wakeword_keras.report import report
-from wakeword_keras.run import pipeline
+from wakeword_keras.run import ambient_audio, pipeline
 from wakeword_keras.run.directory import RunDirectory
 from wakeword_keras.run.pipeline import RunConfig
 
@@ -86,6 +86,8 @@ def gather(
         corpus = _without_the_runs_own(corpus, shards)
     if ambient_dirs:
         corpus = ambient.join_test(corpus, ambient_dirs, config.corpus)
+        with printed_before_an_error(corpus.messages):
+            corpus = _without_the_runs_streams(corpus, run)
     for message in corpus.messages:
         print(message, flush=True)
     data = HeldOut(
@@ -126,6 +128,22 @@ def _without_the_runs_own(corpus: Corpus, shards: Shards) -> Corpus:
         sha256=json_file.digest([corpus.sha256, names]),
         messages=(*corpus.messages, message),
     )
+
+
+def _without_the_runs_streams(corpus: Corpus, run: RunDirectory) -> Corpus:
+    """The corpus without ambient recordings that the run was trained or chosen on."""
+    pieces, contents = ambient_audio.pieces(run)
+    own = {contents[piece.clip_id] for piece in pieces if piece.split != TEST}
+    kept = tuple(piece for piece in corpus.streams if corpus.contents[piece.path] not in own)
+    dropped = [piece.clip_id for piece in corpus.streams if piece not in kept]
+    if not dropped:
+        return corpus
+    message = (
+        f"{len(dropped)} ambient recordings trained or validated the run, left out: {few(dropped)}"
+    )
+    if not kept:
+        raise InputError(f"`ambient_dir`: {message}; none is left: add others")
+    return dataclasses.replace(corpus, streams=kept, messages=(*corpus.messages, message))
 
 
 def _digest(samples: NDArray[np.int16]) -> bytes:

@@ -14,6 +14,7 @@ import csv
 import dataclasses
 import json
 import math
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ from wakeword_keras.synthesis.lines import (
 from wakeword_keras.synthesis.voices import SHARES
 
 _FORMAT = "flac"
-_VERSION = 3  # of the recipe: a corpus of another version is made again
+_VERSION = 4  # of the recipe: a corpus of another version is made again
 _EDGE_MS = 40  # between a whole phrase and the ends of its clip
 _SPEECH_DBFS = (-38.0, -14.0)
 _PEAK = 0.95
@@ -76,7 +77,8 @@ class SynthesisConfig:
         voices: voices of each engine, 3 or more; espeak and kokoro have 640 speakers, piper has
             as many as its files. Where speakers are few, each has several voices, which differ in
             accent and by what the next two say.
-        pitch_octaves: how far a voice's pitch is moved up at most, in octaves; down half as far.
+        pitch_low_hz: lowest pitch that a voice is moved to, in Hz; 0 leaves every voice its own.
+        pitch_high_hz: highest pitch that a voice is moved to, in Hz.
         formant_percent: how far the resonances of a voice's vocal tract are moved at most, either
             way, in percent, beside following its pitch a little.
         phrase_end_ms: the phrase, or what sounds like it, ends at most so many milliseconds before
@@ -96,7 +98,8 @@ class SynthesisConfig:
     engines: tuple[str, ...] = ("espeak",)
     piper_voices: tuple[str, ...] = ()
     voices: int = 160
-    pitch_octaves: float = 0.7
+    pitch_low_hz: float = 85.0
+    pitch_high_hz: float = 300.0
     formant_percent: float = 15.0
     phrase_end_ms: int = 300
     positives: int = 1200
@@ -108,7 +111,8 @@ class SynthesisConfig:
 
     def __post_init__(self) -> None:
         limits: dict[str, tuple[float, float]] = {"clip_ms": (200, 10_000)}
-        limits |= {"pitch_octaves": (0, 2), "formant_percent": (0, 40)}
+        limits |= {"pitch_low_hz": (0, self.pitch_high_hz), "pitch_high_hz": (60, 500)}
+        limits |= {"formant_percent": (0, 40)}
         limits |= {"phrase_end_ms": (0, 10_000)}
         limits |= {name: (3, 1_000_000) for name in ("voices", *self.counts)}
         limits["seed"] = (0, 2**31 - 1)
@@ -273,25 +277,27 @@ def _negative_line(studio: _Studio, voice: str, draw: Callable[[], Line]) -> Lin
     return without_phrases(studio.tts, [p.text for p in studio.script.phrases], voice, draw)
 
 
-def _babble(studio: _Studio, voices: tuple[str, ...], samples: int) -> Signal:
-    """Three to six people of one split talking at once."""
+def _babble(studio: _Studio, split: str, samples: int) -> Signal:
+    """Three to six people of one split talking at once, in what its clips of other speech say."""
     mix = np.zeros(samples)
+    voices, lines = studio.script.voices[split], _split_counts(studio.config.speech)[split]
     for _ in range(studio.rng.integers(3, 7)):
         talk = np.zeros(0)
         while len(talk) < samples:
-            voice = str(studio.rng.choice(voices))
-            talk = np.concatenate([talk, _other_speech(studio, voice)[0]])
+            number = int(studio.rng.integers(lines))
+            own = _own(studio, SPEECH, split, number)
+            talk = np.concatenate([talk, _other_speech(own, voices[number % len(voices)])[0]])
         offset = studio.rng.integers(len(talk) - samples + 1)
         mix += noise_signals.to_dbfs(talk[offset : offset + samples], studio.rng.uniform(-12, 0))
     return mix
 
 
-def _background(studio: _Studio, voices: tuple[str, ...], index: int, samples: int) -> Signal:
+def _background(studio: _Studio, split: str, index: int, samples: int) -> Signal:
     """Noise of the kind whose turn it is."""
     kinds = [*noise_signals.KINDS, "babble"]
     kind = kinds[index % len(kinds)]
     if kind == "babble":
-        signal = _babble(studio, voices, samples)
+        signal = _babble(studio, split, samples)
     else:
         signal = noise_signals.KINDS[kind](studio.rng, samples, SAMPLE_RATE_HZ)
     return noise_signals.to_dbfs(signal, studio.rng.uniform(-50, -18), _PEAK)
@@ -317,21 +323,32 @@ def _clips(studio: _Studio) -> Iterator[tuple[str, str, str, Signal]]:
         counts = {kind: _split_counts(count)[split] for kind, count in config.counts.items()}
         # Neighbouring clips come from one voice's neighbours, so that all voices get their turn.
         for phrase in phrases:
+            label = phrase_label(phrase.text)
             for i in range(counts["positives"]):
-                voice = voices[i % len(voices)]
-                yield phrase_label(phrase.text), voice, split, _positive(studio, voice, phrase.text)
+                voice, own = voices[i % len(voices)], _own(studio, label, split, i)
+                yield label, voice, split, _positive(own, voice, phrase.text)
         for i in range(counts["similar"]):
-            voice = voices[i % len(voices)]
-            yield SIMILAR, voice, split, _similar(studio, voice, phrases[i % len(phrases)])
+            voice, own = voices[i % len(voices)], _own(studio, SIMILAR, split, i)
+            yield SIMILAR, voice, split, _similar(own, voice, phrases[i % len(phrases)])
         for i in range(counts["speech"]):
-            voice = voices[i % len(voices)]
-            yield SPEECH, voice, split, _clip(studio, *_other_speech(studio, voice))
+            voice, own = voices[i % len(voices)], _own(studio, SPEECH, split, i)
+            yield SPEECH, voice, split, _clip(own, *_other_speech(own, voice))
         for i, first in enumerate(range(0, counts["noise"], _RECORDING_CLIPS)):
             length = min(_RECORDING_CLIPS, counts["noise"] - first) * config.clip_samples
-            noise = _background(studio, voices, i, length)
+            noise = _background(_own(studio, BACKGROUND_NOISE, split, i), split, i, length)
             yield BACKGROUND_NOISE, f"noise-{split}-{i}", split, noise
         for i in range(counts["silence"]):
-            yield SILENCE, f"silence-{split}-{i}", split, _silence(studio, split, i)
+            silence = _silence(_own(studio, SILENCE, split, i), split, i)
+            yield SILENCE, f"silence-{split}-{i}", split, silence
+
+
+def _own(studio: _Studio, label: str, split: str, number: int) -> _Studio:
+    """The studio with draws of a clip's own.
+
+    So a corpus of more clips says all of the smaller one's lines again, which are kept on disk.
+    """
+    place = zlib.crc32(f"{label} {split} {number}".encode())
+    return dataclasses.replace(studio, rng=np.random.default_rng([studio.config.seed, place]))
 
 
 def _record(studio: _Studio, folder: Path) -> None:
@@ -449,7 +466,14 @@ def synthesize(
     if _is_finished(folder, recipe):
         return labels
     _check_replaceable(folder)
-    cast = assign(engines, config.voices, config.seed, config.pitch_octaves, config.formant_percent)
+    cast = assign(
+        engines,
+        config.voices,
+        config.seed,
+        config.pitch_low_hz,
+        config.pitch_high_hz,
+        config.formant_percent,
+    )
     script = write_script(tts, texts, cast.voices)
     if "espeak" in engines:
         for text in texts:

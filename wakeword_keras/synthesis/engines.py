@@ -24,7 +24,7 @@ from wakeword_keras.names import SPLITS, VALIDATION
 from wakeword_keras.synthesis import espeak
 from wakeword_keras.synthesis.espeak import Espeak, Phoneme, Utterance
 from wakeword_keras.synthesis.kokoro import Kokoro
-from wakeword_keras.synthesis.perturbation import of_voice, perturb
+from wakeword_keras.synthesis.perturbation import of_voice, perturb, towards
 from wakeword_keras.synthesis.piper import Piper
 from wakeword_keras.synthesis.voices import ACCENTS, SHARES, VARIANTS, choose_voices
 
@@ -163,12 +163,13 @@ class Cast:
         voices: of each split, in the order in which they take turns; a voice of an engine with few
             of them has several turns.
         engine_of: the engine of each voice.
-        pitch_octaves, formant_percent: how far voices are perturbed, see `perturbation.of_voice`.
+        low_hz, high_hz, formant_percent: whom voices sound like, see `perturbation.of_voice`.
     """
 
     voices: Voices
     engine_of: dict[str, Engine]
-    pitch_octaves: float = 0.0
+    low_hz: float = 0.0
+    high_hz: float = 0.0
     formant_percent: float = 0.0
 
     def voices_of(self, engine: Engine) -> list[str]:
@@ -178,9 +179,9 @@ class Cast:
 
     def say(self, text: str, voice: str, rate_wpm: float, rng: np.random.Generator) -> Utterance:
         """As `Engine.say`, by the perturbed voice."""
-        change = of_voice(voice, self.pitch_octaves, self.formant_percent)
-        speaker, rate_wpm = voice.partition("~")[0], rate_wpm / change.pitch
-        return perturb(self.engine_of[voice].say(text, speaker, rate_wpm, rng), change)
+        person = of_voice(voice, self.low_hz, self.high_hz, self.formant_percent)
+        said = self.engine_of[voice].say(text, voice.partition("~")[0], rate_wpm, rng)
+        return perturb(said, towards(said, person))
 
 
 def open_engines(
@@ -209,7 +210,8 @@ def assign(
     engines: dict[str, Engine],
     count: int,
     seed: int,
-    pitch_octaves: float = 0.0,
+    low_hz: float = 0.0,
+    high_hz: float = 0.0,
     formant_percent: float = 0.0,
 ) -> Cast:
     """Gives each split its voices.
@@ -221,7 +223,7 @@ def assign(
         engines: by name, in the order given.
         count: voices of each engine at most.
         seed: of the choice.
-        pitch_octaves, formant_percent: see `Cast`.
+        low_hz, high_hz, formant_percent: see `Cast`.
 
     Raises:
         InputError: an engine has too few speakers for the splits it is to speak.
@@ -245,7 +247,7 @@ def assign(
         for voice in itertools.chain.from_iterable(voices[name].values())
         if voice in spoken
     }
-    return Cast(turns, engine_of, pitch_octaves, formant_percent)
+    return Cast(turns, engine_of, low_hz, high_hz, formant_percent)
 
 
 def _in_turn(groups: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

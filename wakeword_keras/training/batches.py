@@ -7,7 +7,8 @@ whole range, in that its frames are cut elsewhere, and masked anew. This is data
 al. 2019, arXiv:1907.05550) with the echoes spread over the whole pool.
 
 Where there is ambient audio, a stated share of each batch is windows of it (negatives.py); what is
-said above is then of the rest.
+said above is then of the rest, and its speech is mixed before, behind and beneath clips of every
+label: a device hears the wake word among other words, and what surrounds it must not tell it.
 """
 
 import functools
@@ -242,7 +243,7 @@ def _augmentation(
 ) -> Callable:
     """A function (seed, a group of clips) -> their features, labels, weights and groups."""
     # Tensors made out here are captured; as constants of the graph they would cost half a minute.
-    background = tf.constant(np.load(shards.directory / "background.npy"))
+    background, speech = _others(shards)
     rooms = None if impulse_responses is None else tf.constant(impulse_responses)
     # Half of the shift is left to each use: so many frames to spare on either side.
     spare = augment.shift_ms // (2 * frontend.step_ms)
@@ -251,14 +252,25 @@ def _augmentation(
     margin = spare * frontend.step_samples
 
     def augmented(group_seed: tf.Tensor, clips: dict[str, tf.Tensor]) -> tuple:
-        noise = background if len(background) else None
         samples = tf.pad(clips["samples"], [[0, 0], [margin, margin]])
-        samples, start = augment_waveform(samples, group_seed, shifted, noise, rooms)
+        samples, start = augment_waveform(samples, group_seed, shifted, background, rooms, speech)
         features = graph_features(samples, frontend, frames=frames, start=start)
         labels = tf.one_hot(clips["target"], len(shards.wake_words))
         return features, labels, clips["weight"], tf.cast(clips["group"], tf.int32)
 
     return augmented
+
+
+def _others(shards: Shards) -> tuple[tf.Tensor | None, tf.Tensor | None]:
+    """Noise and other people's speech to mix with clips of every label; None for none."""
+    noise, speech = (np.load(shards.directory / f"{name}.npy") for name in ("background", "speech"))
+    if len(speech) and not len(noise):
+        noise = np.zeros_like(speech[:1])  # speech comes with a background, if only silence
+    return _tensor(noise), _tensor(speech)
+
+
+def _tensor(sound: NDArray[np.int16]) -> tf.Tensor | None:
+    return tf.constant(sound) if len(sound) else None
 
 
 def _shuffled_clips(
