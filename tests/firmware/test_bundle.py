@@ -11,7 +11,19 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow.lite.experimental.microfrontend.python.ops import audio_microfrontend_op
-from tiny_bundle import CLIP_MS, FRAMES, FRONTEND, HASHES, WAKE_WORDS, convert, golden_clips, write
+from tiny_bundle import (
+    CLIP_MS,
+    FRAMES,
+    FRONTEND,
+    HASHES,
+    LISTENING,
+    STEP_FRAMES,
+    STEPS,
+    WAKE_WORDS,
+    convert,
+    golden_clips,
+    write,
+)
 
 from wakeword_keras import InputError
 from wakeword_keras.affine import Affine, dequantize, quantize
@@ -21,6 +33,7 @@ from wakeword_keras.firmware import verify as verify_module
 from wakeword_keras.firmware.bundle import write_bundle
 from wakeword_keras.firmware.decision import int8_threshold
 from wakeword_keras.firmware.manifest import read_manifest
+from wakeword_keras.tflite import flatbuffer
 from wakeword_keras.tflite.interpreter import open_interpreter
 
 
@@ -29,8 +42,9 @@ def test_bundle_holds_the_models_own_bytes_and_nothing_unexpected(bundle, model_
     assert (bundle / manifest["model"]["file"]).read_bytes() == blob
     assert manifest["model"]["sha256"] == hashlib.sha256(blob).hexdigest()
     assert manifest["model"]["bytes"] == len(blob)
-    expected = """README.md detector.h front_end.c front_end.h manifest.json manifest.schema.json
-        model_data.c model_data.h model_int8.tflite model_settings.h op_resolver.h"""
+    expected = """LICENCES.txt README.md detector.h front_end.c front_end.h manifest.json
+        manifest.schema.json model_data.c model_data.h model_int8.tflite model_settings.h
+        op_resolver.h"""
     assert sorted(os.listdir(bundle)) == expected.split()
 
 
@@ -47,6 +61,33 @@ def test_tensors_and_operators_are_those_of_the_interpreter(manifest, model_path
     assert model["input"]["shape"] == [1, FRAMES, 40]
     ran = {operator["op_name"] for operator in interpreter._get_ops_details()}
     assert model["operators"] == sorted(ran)
+
+
+def test_a_streaming_run_has_one_model_the_one_that_the_device_runs(
+    streaming_path, model_path, tmp_path
+):
+    out = write(streaming_path, write(model_path, tmp_path / "firmware"), listening=LISTENING)
+    manifest = read_manifest(out)
+    assert [path.name for path in out.glob("*.tflite")] == ["model_int8_streaming.tflite"]
+    assert manifest["model"]["input"]["shape"] == [1, STEP_FRAMES, 40]
+    assert {"CALL_ONCE", "VAR_HANDLE", "CONV_2D"} < set(manifest["model"]["operators"])
+    states = flatbuffer.read(streaming_path)[1].operators
+    assert manifest["streaming"]["variables"] == sum(op.kind == "VAR_HANDLE" for op in states)
+    assert manifest["streaming"]["window_frames"] == STEPS * STEP_FRAMES >= FRAMES
+    assert manifest["listening"]["warm_up_steps"] == STEPS - 1
+    settings = (out / "model_settings.h").read_text()
+    for name, value in (
+        ("INPUT_FRAMES", STEP_FRAMES),
+        ("STRIDE_FRAMES", STEP_FRAMES),
+        ("WARM_UP_STEPS", STEPS - 1),
+        ("VARIABLES", manifest["streaming"]["variables"]),
+    ):
+        assert f"#define WAKEWORD_{name} {value} " in settings or (
+            f"#define WAKEWORD_{name} {value}\n" in settings
+        )
+    with pytest.raises(InputError, match=r"4 frames a step, `listening\.stride_ms`=50") as error:
+        write(streaming_path, out)
+    assert "\n" not in str(error.value)
 
 
 def test_what_was_given_is_in_the_manifest(manifest):
@@ -183,8 +224,8 @@ def test_the_same_run_gives_the_same_bytes(model_path, golden_bundle, tmp_path):
         assert (again / name).read_bytes() == (golden_bundle / name).read_bytes(), name
 
 
-def test_manifest_is_what_its_schema_says(bundle, golden_bundle):
-    for folder in (bundle, golden_bundle):
+def test_manifest_is_what_its_schema_says(bundle, golden_bundle, streaming_bundle):
+    for folder in (bundle, golden_bundle, streaming_bundle):
         schema = json.loads((folder / "manifest.schema.json").read_text())
         jsonschema.validate(json.loads((folder / "manifest.json").read_text()), schema)
 
@@ -275,6 +316,10 @@ def test_manifest_beside_another_model_or_of_another_version_is_refused(bundle, 
     with pytest.raises(InputError, match="is not the model"):
         read_manifest(copy)
     said = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps(said | {"manifest_version": 99}))
-    with pytest.raises(InputError, match="version 99"):
-        read_manifest(copy)
+    for version in (3, 99):  # 3 had the window file as the model of a run that streams
+        (copy / "manifest.json").write_text(json.dumps(said | {"manifest_version": version}))
+        with pytest.raises(
+            InputError, match=f"has version {version}, not 4: export again"
+        ) as error:
+            read_manifest(copy)
+        assert "\n" not in str(error.value)

@@ -11,7 +11,12 @@ PACKAGES = {
     "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
     "qemu-system-arm": "qemu-system-arm",
 }
-BOARDS = {"mps2-an385": "cortex-m3", "mps2-an386": "cortex-m4", "mps2-an500": "cortex-m7"}
+BOARDS = {
+    "mps2-an385": ("cortex-m3", "mps2.ld"),
+    "mps2-an386": ("cortex-m4", "mps2.ld"),
+    "mps2-an500": ("cortex-m7", "mps2.ld"),
+    "mps3-an547": ("cortex-m55", "mps3.ld"),
+}
 SUPPORT = Path(__file__).with_name("cortex_m")
 WEIGHED = """
 #include "detector.h"
@@ -45,9 +50,9 @@ def _size(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("board", BOARDS)
 def test_golden_test_prints_on_a_cortex_m_what_it_prints_on_a_pc(
-    golden_bundle, tmp_path, board, capsys
+    either_bundle, tmp_path, board, capsys
 ):
-    processor = BOARDS[board]
+    processor, memories = BOARDS[board]
     program = _cross(
         processor,
         [SUPPORT / "start.c", *GOLDEN_SOURCES],
@@ -55,17 +60,17 @@ def test_golden_test_prints_on_a_cortex_m_what_it_prints_on_a_pc(
         "-nostartfiles",
         "--specs=rdimon.specs",
         "-Wl,--gc-sections",
-        f"-T{SUPPORT / 'mps2.ld'}",
-        cwd=golden_bundle,
+        f"-T{SUPPORT / memories}",
+        cwd=either_bundle,
     )
     emulator = ["qemu-system-arm", "-M", board, "-nographic", "-kernel", str(program)]
     emulator += ["-semihosting-config", "enable=on,target=native"]
     done = subprocess.run(emulator, capture_output=True, text=True, timeout=120, check=False)
-    on_pc = build("gcc C99", GOLDEN_SOURCES, tmp_path / "golden_test", "-I.", cwd=golden_bundle)
+    on_pc = build("gcc C99", GOLDEN_SOURCES, tmp_path / "golden_test", "-I.", cwd=either_bundle)
     assert done.stdout.splitlines() == run(on_pc).decode().splitlines()
     assert done.returncode == 0
     with capsys.disabled():
-        print(f"\n{processor} under {board}: {_weights(processor, golden_bundle, tmp_path)}")
+        print(f"\n{processor} under {board}: {_weights(processor, either_bundle, tmp_path)}")
 
 
 def _weights(processor, bundle, folder):

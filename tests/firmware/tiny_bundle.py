@@ -8,6 +8,8 @@ from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.firmware.bundle import write_bundle
 from wakeword_keras.firmware.golden_clips import GoldenClip
 from wakeword_keras.firmware.model_description import describe_model
+from wakeword_keras.metrics.stream_rule import StreamConfig
+from wakeword_keras.tflite import streaming
 
 FRONTEND = FrontendConfig()
 CLIP_MS = 200
@@ -23,7 +25,28 @@ def convert(path, highest=FRONTEND.input_affine.high, interface=tf.int8):
     x = keras.layers.Reshape((FRAMES, 40, 1))(features)
     x = keras.layers.Conv2D(2, 3, 2, activation="relu")(x)
     logits = keras.layers.Dense(len(WAKE_WORDS))(keras.layers.GlobalAveragePooling2D()(x))
-    model = keras.Model(features, logits)
+    return _convert(keras.Model(features, logits), path, highest, interface)
+
+
+STEP_FRAMES = 4  # a clip is no whole number of steps
+STEPS = 5
+LISTENING = StreamConfig(stride_ms=40, average_ms=80)
+
+
+def convert_streaming(path):
+    """An int8 streaming .tflite of the same shapes; its window file lies beside it."""
+    keras.utils.set_random_seed(0)
+    features = keras.Input((FRAMES, 40))
+    x = keras.layers.Reshape((FRAMES, 40, 1))(features)
+    x = keras.layers.Conv2D(6, (6, 40), (STEP_FRAMES, 1))(x)
+    x = keras.layers.DepthwiseConv2D((3, 1), activation="relu")(x)
+    logits = keras.layers.Dense(len(WAKE_WORDS))(keras.layers.Flatten()(x))
+    window = _convert(keras.Model(features, logits), path.with_name("window.tflite"))
+    path.write_bytes(streaming.to_bytes(streaming.stream(window)))
+    return path
+
+
+def _convert(model, path, highest=FRONTEND.input_affine.high, interface=tf.int8):
     signature = [tf.TensorSpec((1, FRAMES, 40))]
     call = tf.function(lambda x: model(x, training=False), input_signature=signature)
     converter = tf.lite.TFLiteConverter.from_concrete_functions(

@@ -68,16 +68,19 @@ def test_the_bundle_holds_the_streaming_file_and_detection_uses_it(streaming_run
     manifest = read_manifest(folder)
     jsonschema.validate(manifest, json.loads(SCHEMA.read_text()))
     assert manifest["listening"]["stride_ms"] == 30
-    held = manifest["streaming"]
-    assert (held["step_frames"], held["window_frames"]) == (3, 99)
-    assert (folder / held["file"]).stat().st_size == held["bytes"]
+    assert manifest["model"]["input"]["shape"] == [1, 3, 40]
+    assert manifest["streaming"]["window_frames"] == 99
+    assert manifest["golden"]["runs"] == 33
+    exports = Path(streaming_run.run_dir, "export")
+    held = (folder / manifest["model"]["file"]).read_bytes()
+    assert held == (exports / "model_int8_streaming.tflite").read_bytes()
     verify(folder)
     sound = np.random.default_rng(0).normal(0, 900, 16000 * 3).astype(np.int16)
     detector = load_detector(folder)
     # Every recording begins cold: the same again.
     stepwise = [stream_logits([sound], detector, 30) for _ in range(2)]
     np.testing.assert_array_equal(*stepwise)
-    scorer = tflite_scorer(folder / manifest["model"]["file"], "reference")
+    scorer = tflite_scorer(exports / "model_int8.tflite", "reference")
     window = dataclasses.replace(
         detector, start=lambda: lambda windows: scorer(windows[:, -98:]), streams=False
     )

@@ -1,30 +1,33 @@
 """The hand-off bundle: everything that a firmware build needs, and nothing that is not true.
 
     firmware/
-      model_int8.tflite   the exported model, byte for byte; model_int8_streaming.tflite  the same
-                          step by step, where the architecture streams
+      model_int8.tflite   the exported model, byte for byte; where the architecture streams
+                          model_int8_streaming.tflite instead, which takes new frames alone
       model_data.h .c     the same bytes as a C array
       model_settings.h    every number: shapes, scales, thresholds, the front end's tables
       op_resolver.h       TFLite Micro's operators that the model uses
-      front_end.h .c      audio to features; detector.h  outputs to detections
+      front_end.h .c      audio to features (LICENCES.txt: whose arithmetic that is)
+      detector.h          outputs to detections
       golden/             clips, what TFLite Micro makes of them; golden_test.c  compares
       manifest.json       all of it for programs, with hashes and a schema; written last
       README.md           the same for people
+
+A bundle holds one model, the one that the device runs: of a run that streams all of the above is
+the streaming file's, and its window file, which gives the same integers, stays with the export.
 
 What the manifest says about the model is read from the flatbuffer, never passed in. A bundle
 without a manifest is an unfinished one. The same run gives the same bytes.
 """
 
 import dataclasses
-import hashlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wakeword_keras.affine import Affine
 from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
 from wakeword_keras.audio.features import FrontendConfig
+from wakeword_keras.errors import InputError
 from wakeword_keras.files import write_bytes
 from wakeword_keras.firmware import (
     arena,
@@ -39,7 +42,13 @@ from wakeword_keras.firmware import (
 )
 from wakeword_keras.firmware.golden_clips import GoldenClip
 from wakeword_keras.firmware.model_data import model_header, model_source
-from wakeword_keras.firmware.model_description import MODEL_FILE, check_fits, describe_model
+from wakeword_keras.firmware.model_description import (
+    STREAMING_FILE,
+    WINDOW_FILE,
+    affine_of,
+    check_fits,
+    describe_model,
+)
 from wakeword_keras.firmware.op_resolver import resolver_header
 from wakeword_keras.firmware.settings_header import settings_header
 from wakeword_keras.metrics.stream_rule import StreamConfig
@@ -53,17 +62,20 @@ _VERSIONS_OF = (
     "ai-edge-litert",
     "pymicro-features",
 )
-STREAMING_FILE = "model_int8_streaming.tflite"
 RESET = (
-    "a new stream takes a new interpreter: CALL_ONCE sets the states when it runs for the first "
-    "time, and neither LiteRT's nor TFLite Micro's reset runs it again (TFLite Micro's fills the "
-    "states with 0, which is not their zero point); after window_frames frames nothing is left of "
-    "what the states held before, and what is said until then does not count"
+    "after a gap in the audio, reset front end and detector and begin a step anew: the detector "
+    "passes over the first warm_up_steps outputs, and after them nothing is left of what the "
+    "states held before. The states themselves begin anew in a new interpreter, and with "
+    "MicroInterpreter::Reset() where that fills them with their zero points, as the tflite-micro "
+    "of `versions` does (older ones fill 0); LiteRT's reset does not put them back"
 )
 LICENCE = {
-    "model": "as the recordings that it was trained on allow: state it here",
+    "model": "as the recordings that it was trained on allow, which this program cannot know",
     "golden": "recordings of the run's test split: theirs",
-    "front_end.c": "arithmetic of TensorFlow's microfrontend (Apache-2.0), kissfft (BSD-3-Clause)",
+    "front_end.c": (
+        "after TensorFlow's microfrontend (Apache-2.0) and kissfft (BSD-3-Clause): their texts are "
+        "in LICENCES.txt and stay with it"
+    ),
 }
 
 
@@ -79,22 +91,22 @@ def write_bundle(
     stream_sum: int | None = None,
     listening: StreamConfig | None = None,
     golden_clips: Sequence[GoldenClip] = (),
-    streaming_path: str | Path | None = None,
 ) -> list[str]:
     """Write the bundle of an INT8 model; a file that was there before is replaced whole.
 
     Args:
-      model_path: int8 .tflite, [1, frames, channels] -> logits [1, wake_words].
+      model_path: int8 .tflite, [1, frames, channels] -> logits [1, wake_words]: of a window, or a
+        streaming model.
       out_dir: folder to write, made if missing.
       wake_words: name of each logit, in order.
       frontend: what the model was trained on.
-      clip_ms: length of the audio that one input covers.
+      clip_ms: length of the audio that one output speaks of.
       threshold_logit: of one clip: the decision is `logit >= threshold_logit`, for every wake word.
       hashes: sha256 of what the model came from (corpus, configuration), by name; copied as is.
       stream_sum: threshold in a stream, of `stream_rule.probability_sums`; that of a clip if None.
-      listening: stride, average and refractory time; the defaults if None.
+      listening: stride, average and refractory time; the defaults if None. The stride of a
+        streaming model is its step.
       golden_clips: of `clip_ms` each, to run on TFLite Micro.
-      streaming_path: the model step by step, a step each `listening.stride_ms`; None if it cannot.
 
     Returns:
       What the bundle lacks, a line each.
@@ -106,23 +118,23 @@ def write_bundle(
     config = listening or StreamConfig()
     model = describe_model(model_path)
     frames = frontend.num_frames(clip_ms * SAMPLE_RATE_HZ // 1000)
-    check_fits(model, frames, wake_words, frontend, model_path)
-    output = _affine(model["output"])
+    streaming = _streaming(model, model_path, frames, config.stride_ms, frontend.step_ms)
+    given = model["input"]["shape"][1] if streaming else frames
+    check_fits(model, given, wake_words, frontend, model_path)
+    output = affine_of(model["output"])
     clip = decision.clip_threshold(threshold_logit, output, str(model_path))
-    threshold, rule = decision.listening(clip, stream_sum, config, output, str(model_path))
+    warm_up = streaming["window_frames"] // given - 1 if streaming else 0
+    threshold, rule = decision.listening(clip, stream_sum, config, warm_up, output, str(model_path))
     blob = Path(model_path).read_bytes()
     measured = _measured(blob, model, frontend, config)
     vectors = None
     if golden_clips and micro_installed():
-        affines = (_affine(model["input"]), output)
-        vectors = golden.measure(
-            blob, golden_clips, frontend, *affines, config, rule["threshold_sum"]
-        )
+        vectors = golden.measure(blob, golden_clips, frontend, model, config, rule)
     said = {
         "manifest_version": manifest.MANIFEST_VERSION,
         "wake_words": list(wake_words),
         "model": model,
-        "streaming": None if streaming_path is None else _streaming(streaming_path, frames),
+        "streaming": streaming,
         "threshold": threshold,
         "clip_threshold": clip,
         "listening": rule,
@@ -136,28 +148,28 @@ def write_bundle(
         "versions": {name: importlib.metadata.version(name) for name in _versions()},
     }
     files = _files(said, blob, frontend)
-    if streaming_path is not None:
-        files[STREAMING_FILE] = Path(streaming_path).read_bytes()
     if vectors:
         files |= golden.files(vectors, frontend) | _as_they_are("golden_test.c")
     _write(Path(out_dir), files, said)
     return said["missing"]
 
 
-def _streaming(path: str | Path, frames: int) -> dict[str, Any]:
-    """The manifest's "streaming"."""
+def _streaming(
+    model: Mapping[str, Any], path: str | Path, frames: int, stride_ms: int, step_ms: int
+) -> dict[str, Any] | None:
+    """The manifest's "streaming"; None of a model that takes a window."""
+    if model["file"] == WINDOW_FILE:
+        return None
     cost = footprint.measure(path)
+    if cost.frames * step_ms != stride_ms:
+        raise InputError(
+            f"{path} takes {cost.frames} frames a step, `listening.stride_ms`={stride_ms} is "
+            f"another: give {cost.frames * step_ms}"
+        )
     return {
-        "file": STREAMING_FILE,
-        "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
-        "bytes": cost.bytes,
-        "step_frames": cost.frames,
         "window_frames": -(-frames // cost.frames) * cost.frames,
         "variables": cost.variables,
         "state_bytes": cost.state_bytes,
-        "macs": cost.macs,
-        "arena_smallest_bytes": cost.arena_bytes,
-        "operators": list(cost.kinds),
         "reset": RESET,
     }
 
@@ -166,7 +178,7 @@ def _measured(
     blob: bytes, model: Mapping[str, Any], frontend: FrontendConfig, config: StreamConfig
 ) -> dict[str, Any]:
     """The manifest's "cost" and "arena"."""
-    graph = flatbuffer.read_graph(blob)
+    graph = flatbuffer.read(blob)[0]
     cost = macs.cost(graph, model["bytes"], config.stride_ms, frontend.step_ms)
     if not micro_installed():
         return {"cost": cost, "arena": None}
@@ -186,15 +198,16 @@ def _measured(
 
 def _files(said: dict[str, Any], blob: bytes, frontend: FrontendConfig) -> dict[str, bytes]:
     texts = {
-        "model_data.h": model_header(MODEL_FILE, said["model"]["sha256"]),
+        "model_data.h": model_header(said["model"]["file"], said["model"]["sha256"]),
         "model_data.c": model_source(blob),
         "model_settings.h": settings_header(said, frontend),
         "op_resolver.h": resolver_header(said["model"]["operators"]),
         "README.md": readme.readme(said),
         manifest.SCHEMA_FILE: manifest.SCHEMA.read_text(),
     }
-    files = {MODEL_FILE: blob} | {name: text.encode() for name, text in texts.items()}
-    front_end = ("front_end.h", "front_end.c") if frontend.kind == "micro" else ()
+    files = {said["model"]["file"]: blob} | {name: text.encode() for name, text in texts.items()}
+    micro = frontend.kind == "micro"
+    front_end = ("front_end.h", "front_end.c", "LICENCES.txt") if micro else ()
     return files | _as_they_are("detector.h", *front_end)
 
 
@@ -206,8 +219,8 @@ def _write(out: Path, files: Mapping[str, bytes], said: Mapping[str, Any]) -> No
     """Write the manifest last, and only after what an earlier bundle had besides is gone."""
     (out / "golden").mkdir(parents=True, exist_ok=True)
     (out / manifest.FILE).unlink(missing_ok=True)
-    for stale in (out / "golden").iterdir():
-        stale.unlink()
+    for stale in (*(out / "golden").iterdir(), out / WINDOW_FILE, out / STREAMING_FILE):
+        stale.unlink(missing_ok=True)
     for name, content in files.items():
         write_bytes(out / name, content)
     if not any((out / "golden").iterdir()):
@@ -227,10 +240,6 @@ def _missing(golden_clips: Sequence[GoldenClip]) -> list[str]:
 
 def _versions() -> tuple[str, ...]:
     return (*_VERSIONS_OF, "tflite-micro") if micro_installed() else _VERSIONS_OF
-
-
-def _affine(side: Mapping[str, Any]) -> Affine:
-    return Affine(side["scale"], side["zero_point"])
 
 
 def _front_end(frontend: FrontendConfig) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def listening(
     of_clips: dict[str, Any],
     stream_sum: int | None,
     config: StreamConfig,
+    warm_up_steps: int,
     output: Affine,
     model: str,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -65,6 +66,7 @@ def listening(
       of_clips: threshold of clips, which serves where there is none of streams.
       stream_sum: threshold of streams, a sum of `stream_rule.probability_sums`; None without.
       config: stride, average and refractory time.
+      warm_up_steps: outputs after a reset that do not count.
       output: the model's output quantization.
       model: what messages call it.
 
@@ -92,11 +94,12 @@ def listening(
     rule = dataclasses.asdict(config) | {
         "windows": config.windows,
         "refractory_steps": config.refractory_steps,
+        "warm_up_steps": warm_up_steps,
         "rule": (
             "every stride_ms, for each output, add up probability_table[value + 128] of the last "
-            "`windows` values, 0 for those before the first; the output with the largest sum is "
-            "detected if that sum is at least threshold_sum; then none is for refractory_steps - 1 "
-            "runs"
+            "`windows` values, 0 for those before the first, the first warm_up_steps after a reset "
+            "not among them; the output with the largest sum is detected if that sum is at least "
+            "threshold_sum; then none is for refractory_steps - 1 runs"
         ),
         "threshold_sum": stream_sum,
         "probability_one": stream_rule.PROBABILITY_ONE,
@@ -106,7 +109,11 @@ def listening(
 
 
 def detected(
-    scores: NDArray[np.int8], output: Affine, config: StreamConfig, threshold_sum: int
+    scores: NDArray[np.int8],
+    output: Affine,
+    config: StreamConfig,
+    threshold_sum: int,
+    warm_up_steps: int = 0,
 ) -> NDArray[np.int8]:
     """What `detector.h` returns at each step of a stream, by the rule of the report.
 
@@ -115,15 +122,17 @@ def detected(
       output: the model's output quantization.
       config: stride, average and refractory time.
       threshold_sum: from which a sum is a detection.
+      warm_up_steps: first scores, which do not count.
 
     Returns:
       int8 [steps]: index of the wake word that is detected then, -1 where none is.
     """
-    sums = stream_rule.probability_sums(dequantize(scores, output), config.windows)
+    counted = dequantize(scores[warm_up_steps:], output)
+    sums = stream_rule.probability_sums(counted, config.windows)
     times = stream_rule.detections(
         sums.max(axis=1), threshold_sum, config.stride_ms, config.refractory_ms
     )
     steps = np.rint(times * 1000 / config.stride_ms).astype(int)
     words = np.full(len(scores), -1, np.int8)
-    words[steps] = sums[steps].argmax(axis=1)
+    words[warm_up_steps + steps] = sums[steps].argmax(axis=1)
     return words

@@ -1,22 +1,25 @@
 """Golden vectors: what TFLite Micro makes of some clips, and of a stream, value by value.
 
-A device that gives the same values computes as the report does. `golden_test.c` compares.
+A device that gives the same values computes as the report does. `golden_test.c` compares. A window
+model takes a clip in one run, a streaming model in many, from cold states to its first full window.
 """
 
+import dataclasses
 import io
 import wave
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wakeword_keras.affine import Affine, quantize
+from wakeword_keras.affine import quantize
 from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
 from wakeword_keras.audio.features import FrontendConfig, StreamingFrontend, compute
 from wakeword_keras.firmware import c_source, decision
 from wakeword_keras.firmware.golden_clips import GoldenClip
+from wakeword_keras.firmware.model_description import affine_of
 from wakeword_keras.metrics.stream_rule import StreamConfig
 from wakeword_keras.tflite.interpreter import micro_interpreter, open_interpreter
 
@@ -34,10 +37,12 @@ class Golden:
     """Golden vectors of a model.
 
     Attributes:
-      clips: that were run, each with a front end that starts cold.
-      features: float32 [clips, frames, channels].
+      clips: that were run, each with front end and states that start cold; zeros were put after
+        one that ends within a step.
+      features: float32 [clips, runs, frames, channels], a run's one after the other.
       inputs: int8, the same shape: what the model got.
-      outputs: int8 [clips, wake_words], TFLite Micro's.
+      outputs: int8 [clips, runs, wake_words], TFLite Micro's; those of the last runs are the first
+        that have seen a whole window.
       stream: int8 [steps, wake_words]: TFLite Micro's outputs over every fourth clip, one after the
         other, then values that try the rule's edges.
       detected: int8 [steps], index of the wake word that is detected at a step, or -1.
@@ -60,10 +65,9 @@ def measure(
     model: bytes,
     clips: Sequence[GoldenClip],
     frontend: FrontendConfig,
-    source: Affine,
-    output: Affine,
+    said: Mapping[str, Any],
     config: StreamConfig,
-    threshold_sum: int,
+    rule: Mapping[str, Any],
 ) -> Golden:
     """Run clips and a stream of them on TFLite Micro.
 
@@ -71,29 +75,32 @@ def measure(
       model: content of an int8 .tflite file.
       clips: of equal length.
       frontend: the model's.
-      source, output: quantization of its input and output.
-      config, threshold_sum: rule and threshold of streams.
+      said: the manifest's "model".
+      config: stride, average and refractory time.
+      rule: the manifest's "listening".
 
     Raises:
       InputError: the extra `firmware` is not installed.
     """
-    audio = np.stack([clip.audio for clip in clips])
-    features = compute(audio, frontend)
+    frames, runs = said["input"]["shape"][1], rule["warm_up_steps"] + 1
+    source, output = affine_of(said["input"]), affine_of(said["output"])
+    stretch = np.concatenate([clip.audio for clip in clips[::_STREAM_OF]])
+    windows = quantize(_windows(stretch, frontend, frames, config), source)
+    clips = [_whole_runs(clip, frontend, frames * runs) for clip in clips]
+    features = compute(np.stack([clip.audio for clip in clips]), frontend)
+    features = features.reshape(len(clips), runs, frames, -1)
     inputs = quantize(features, source)
-    stretch = audio[::_STREAM_OF].reshape(-1)
-    windows = quantize(_windows(stretch, frontend, features.shape[1], config), source)
-    every = np.concatenate([inputs, windows])
+    every = [*inputs, windows]
     scores = run_on_micro(model, every)
-    outputs, micro = scores[: len(clips)], scores[len(clips) :]
-    stream = np.concatenate([micro, _crafted(scores.shape[1], config)])
+    stream = np.concatenate([scores[-1], _crafted(scores[-1].shape[1], config)])
     return Golden(
         tuple(clips),
         features,
         inputs,
-        outputs,
+        np.stack(scores[:-1]),
         stream,
-        decision.detected(stream, output, config, threshold_sum),
-        len(micro),
+        decision.detected(stream, output, config, rule["threshold_sum"], rule["warm_up_steps"]),
+        len(windows),
         {
             "builtin_ref": _distance(scores, _run_on_desktop(model, every, "reference")),
             "xnnpack": _distance(scores, _run_on_desktop(model, every, "xnnpack")),
@@ -101,26 +108,44 @@ def measure(
     )
 
 
-def run_on_micro(model: bytes, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
-    """TFLite Micro's outputs.
+def _whole_runs(clip: GoldenClip, frontend: FrontendConfig, frames: int) -> GoldenClip:
+    """A clip of at least so many frames, with zeros behind it where it has fewer."""
+    samples = frontend.window_samples + (frames - 1) * frontend.step_samples
+    missing = max(0, samples - len(clip.audio))
+    return dataclasses.replace(clip, audio=np.pad(clip.audio, (0, missing)))
+
+
+def run_on_micro(model: bytes, sequences: Sequence[NDArray[np.int8]]) -> list[NDArray[np.int8]]:
+    """TFLite Micro's outputs, each sequence by an interpreter of its own, so from cold states.
 
     Args:
       model: content of an int8 .tflite file.
-      inputs: int8 [runs, frames, channels].
+      sequences: int8 [runs, frames, channels] each.
 
     Returns:
-      int8 [runs, wake_words].
+      int8 [runs, wake_words] each.
 
     Raises:
       InputError: the extra `firmware` is not installed.
     """
+    return [_run(_micro(model), runs) for runs in sequences]
+
+
+def _run(
+    run: Callable[[NDArray[np.int8]], NDArray[np.int8]], inputs: NDArray[np.int8]
+) -> NDArray[np.int8]:
+    return np.concatenate([run(row[np.newaxis]) for row in inputs])
+
+
+def _micro(model: bytes) -> Callable[[NDArray[np.int8]], NDArray[np.int8]]:
     interpreter = micro_interpreter(model)
-    outputs = []
-    for row in inputs:
-        interpreter.set_input(row[np.newaxis], 0)
+
+    def run(values: NDArray[np.int8]) -> NDArray[np.int8]:
+        interpreter.set_input(values, 0)
         interpreter.invoke()
-        outputs.append(np.array(interpreter.get_output(0)))
-    return np.concatenate(outputs)
+        return np.array(interpreter.get_output(0))
+
+    return run
 
 
 def describe(golden: Golden, wake_words: Sequence[str], clip_int8: int) -> dict[str, Any]:
@@ -132,11 +157,12 @@ def describe(golden: Golden, wake_words: Sequence[str], clip_int8: int) -> dict[
       clip_int8: threshold of a clip alone.
     """
     rows = []
-    for i, (clip, output) in enumerate(zip(golden.clips, golden.outputs, strict=True)):
+    for i, (clip, output) in enumerate(zip(golden.clips, golden.outputs[:, -1], strict=True)):
         word = wake_words[int(output.argmax())] if output.max() >= clip_int8 else None
         said = {"name": _name(i, clip), "kind": clip.kind, "source": clip.source}
         rows.append(said | {"output": output.tolist(), "detected": word})
     return {
+        "runs": golden.inputs.shape[1],
         "clips": rows,
         "stream": {
             "steps": len(golden.stream),
@@ -190,20 +216,28 @@ def _crafted(wake_words: int, config: StreamConfig) -> NDArray[np.int8]:
     return np.concatenate(parts).astype(np.int8)
 
 
-def _run_on_desktop(model: bytes, inputs: NDArray[np.int8], kernels: str) -> NDArray[np.int8]:
+def _run_on_desktop(
+    model: bytes, sequences: Sequence[NDArray[np.int8]], kernels: str
+) -> list[NDArray[np.int8]]:
+    return [_run(_desktop(model, kernels), runs) for runs in sequences]
+
+
+def _desktop(model: bytes, kernels: str) -> Callable[[NDArray[np.int8]], NDArray[np.int8]]:
     interpreter = open_interpreter(model, kernels)
-    source = interpreter.get_input_details()[0]["index"]
-    target = interpreter.get_output_details()[0]["index"]
-    outputs = []
-    for row in inputs:
-        interpreter.set_tensor(source, row[np.newaxis])
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(values: NDArray[np.int8]) -> NDArray[np.int8]:
+        interpreter.set_tensor(source["index"], values)
         interpreter.invoke()
-        outputs.append(interpreter.get_tensor(target))
-    return np.concatenate(outputs)
+        return interpreter.get_tensor(target["index"])
+
+    return run
 
 
-def _distance(micro: NDArray[np.int8], other: NDArray[np.int8]) -> dict[str, float]:
-    off = np.abs(micro.astype(int) - other)
+def _distance(
+    micro: Sequence[NDArray[np.int8]], other: Sequence[NDArray[np.int8]]
+) -> dict[str, float]:
+    off = np.abs(np.concatenate(micro).astype(int) - np.concatenate(other))
     return {"max_lsb": int(off.max()), "equal": float((off == 0).mean())}
 
 
@@ -222,17 +256,19 @@ def _wav(audio: NDArray[np.int16]) -> bytes:
 
 
 def _header(golden: Golden, exact: bool) -> str:
-    samples = len(golden.clips[0].audio)
+    samples, runs = len(golden.clips[0].audio), golden.inputs.shape[1]
     audio = (
         "/* golden_audio.c: large, leave it out where flash is short. */\n"
         f"#define WAKEWORD_GOLDEN_SAMPLES {samples}\n"
         "extern const int16_t wakeword_golden_audio[][WAKEWORD_GOLDEN_SAMPLES];\n"
-        "extern const uint16_t wakeword_golden_features[][WAKEWORD_INPUT_BYTES];\n"
+        "extern const uint16_t\n"
+        "    wakeword_golden_features[][WAKEWORD_GOLDEN_RUNS * WAKEWORD_INPUT_BYTES];\n"
     )
     body = (
         f"#define WAKEWORD_GOLDEN_CLIPS {len(golden.clips)}\n"
+        f"#define WAKEWORD_GOLDEN_RUNS {runs} /* of the model, a clip */\n"
         f"#define WAKEWORD_GOLDEN_STEPS {len(golden.stream)}\n\n"
-        "/* Of each clip: the model's input and TFLite Micro's output. */\n"
+        "/* Of each clip, run by run: the model's input and TFLite Micro's output. */\n"
         "extern const char *const wakeword_golden_names[];\n"
         "extern const int8_t wakeword_golden_inputs[][WAKEWORD_INPUT_BYTES];\n"
         "extern const int8_t wakeword_golden_outputs[][WAKEWORD_COUNT];\n\n"
@@ -250,7 +286,7 @@ _INCLUDE = '/* Generated by wakeword_keras: golden vectors. */\n#include "golden
 
 def _source(golden: Golden) -> str:
     names = ", ".join(f'"{_name(i, clip)}"' for i, clip in enumerate(golden.clips))
-    count = len(golden.clips)
+    count = golden.inputs.shape[0] * golden.inputs.shape[1]
     return _INCLUDE + "\n".join(
         [
             f"const char *const wakeword_golden_names[] = {{{names}}};\n",
@@ -259,7 +295,8 @@ def _source(golden: Golden) -> str:
                 golden.inputs.reshape(count, -1),
             ),
             c_source.array(
-                "const int8_t wakeword_golden_outputs[][WAKEWORD_COUNT]", golden.outputs
+                "const int8_t wakeword_golden_outputs[][WAKEWORD_COUNT]",
+                golden.outputs.reshape(count, -1),
             ),
             c_source.array("const int8_t wakeword_golden_stream[][WAKEWORD_COUNT]", golden.stream),
             c_source.array("const int8_t wakeword_golden_detected[]", golden.detected),
@@ -275,7 +312,8 @@ def _audio_source(golden: Golden, features: NDArray) -> str:
                 np.stack([clip.audio for clip in golden.clips]),
             ),
             c_source.array(
-                "const uint16_t wakeword_golden_features[][WAKEWORD_INPUT_BYTES]",
+                "const uint16_t "
+                "wakeword_golden_features[][WAKEWORD_GOLDEN_RUNS * WAKEWORD_INPUT_BYTES]",
                 features.reshape(len(features), -1),
             ),
         ]

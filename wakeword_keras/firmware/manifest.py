@@ -15,7 +15,7 @@ from wakeword_keras import json_file
 from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.errors import InputError
 
-MANIFEST_VERSION = 3
+MANIFEST_VERSION = 4
 FILE = "manifest.json"
 SCHEMA_FILE = "manifest.schema.json"
 _VERSION = json_file.fields(manifest_version={})
@@ -48,14 +48,11 @@ def read_manifest(bundle_dir: str | Path) -> dict[str, Any]:
       InputError: no bundle, of another version, damaged, or its model is missing or another one.
     """
     manifest = read_sealed(bundle_dir)
-    for model in (manifest["model"], manifest["streaming"]):
-        if model is None:
-            continue
-        path = Path(bundle_dir) / model["file"]
-        if not path.is_file():
-            raise InputError(f"{path} not found: export the bundle again")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != model["sha256"]:
-            raise InputError(f"{path} is not the model of manifest.json: export again")
+    path = Path(bundle_dir) / manifest["model"]["file"]
+    if not path.is_file():
+        raise InputError(f"{path} not found: export the bundle again")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != manifest["model"]["sha256"]:
+        raise InputError(f"{path} is not the model of manifest.json: export again")
     return manifest
 
 

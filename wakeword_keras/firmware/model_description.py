@@ -1,17 +1,22 @@
-"""What an int8 .tflite says of itself, and whether it fits the run that it is said to be of."""
+"""What an int8 .tflite says of itself, and whether it fits the run that it is said to be of.
+
+The model of a bundle takes a whole window at each run, or, a streaming model, only the new frames.
+"""
 
 import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wakeword_keras.affine import Affine
 from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.errors import InputError
 from wakeword_keras.tflite import flatbuffer
 
-MODEL_FILE = "model_int8.tflite"
+WINDOW_FILE = "model_int8.tflite"
+STREAMING_FILE = "model_int8_streaming.tflite"
 
 
 def describe_model(path: str | Path) -> dict[str, Any]:
@@ -27,15 +32,17 @@ def describe_model(path: str | Path) -> dict[str, Any]:
     Raises:
       InputError: the file is missing, no TFLite model, or not int8 in and out.
     """
-    graph = flatbuffer.read_graph(path)
+    graphs = flatbuffer.read(path)
+    streams = len(graphs) > 1
+    graph = graphs[0] if streams else flatbuffer.read_graph(path)
     blob = Path(path).read_bytes()
     return {
-        "file": MODEL_FILE,
+        "file": STREAMING_FILE if streams else WINDOW_FILE,
         "sha256": hashlib.sha256(blob).hexdigest(),
         "bytes": len(blob),
         "input": _tensor(graph.tensors[graph.inputs[0]], path),
         "output": _tensor(graph.tensors[graph.outputs[0]], path),
-        "operators": sorted({op.kind for op in graph.operators}),
+        "operators": sorted({op.kind for graph in graphs for op in graph.operators}),
     }
 
 
@@ -50,7 +57,7 @@ def check_fits(
 
     Args:
       model: of `describe_model`.
-      frames: of a clip.
+      frames: that the model takes at each run.
       wake_words: name of each output.
       frontend: what the model was trained on.
       path: of the model, for messages.
@@ -69,6 +76,11 @@ def check_fits(
             f"{path} has input scale {scale:.7g} and zero point {zero_point}, its front end has "
             f"{affine.scale:.7g} and {affine.zero_point}: export with the pinned input range"
         )
+
+
+def affine_of(side: Mapping[str, Any]) -> Affine:
+    """Quantization of the input or output that `describe_model` speaks of."""
+    return Affine(side["scale"], side["zero_point"])
 
 
 def _tensor(tensor: flatbuffer.Tensor, path: str | Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ _PROGRAM = """\
 #include <cstring>
 
 #include "tensorflow/lite/micro/micro_interpreter.h"
-#include "detector.h"
+{variables_include}#include "detector.h"
 {include}#include "model_data.h"
 #include "op_resolver.h"
 
@@ -16,14 +16,12 @@ alignas(16) static uint8_t arena[WAKEWORD_ARENA_BYTES];
 static tflite::MicroMutableOpResolver<WAKEWORD_OPERATORS> resolver;
 static tflite::MicroInterpreter* interpreter;
 static int8_t window[WAKEWORD_INPUT_FRAMES][WAKEWORD_CHANNELS];  // the newest frames, oldest first
-static int frames;
+static int frames;  // after a gap in the audio: 0, and both resets of setup()
 static wakeword_detector detector;
 {state}
 void setup() {{
   WakewordAddOperators(resolver);
-  static tflite::MicroInterpreter built(tflite::GetModel(wakeword_model), resolver, arena,
-                                        sizeof(arena));
-  interpreter = &built;
+{built}  interpreter = &built;
   if (interpreter->AllocateTensors() != kTfLiteOk) for (;;) {{}}  // the arena is too small
   wakeword_detector_reset(&detector);
 {reset}}}
@@ -38,6 +36,21 @@ void every_step(const int16_t* samples) {{  // {step_ms} ms: WAKEWORD_STEP_SAMPL
   if (wakeword_detector_step(&detector, interpreter->output(0)->data.int8) >= 0) led_on();
 }}
 ```"""
+_BUILT = """\
+  static tflite::MicroInterpreter built(tflite::GetModel(wakeword_model), resolver, arena,
+                                        sizeof(arena));
+"""
+_BUILT_WITH_VARIABLES = """\
+  tflite::MicroAllocator* allocator = tflite::MicroAllocator::Create(arena, sizeof(arena));
+  tflite::MicroResourceVariables* variables =
+      tflite::MicroResourceVariables::Create(allocator, WAKEWORD_VARIABLES);  // the model's states
+  static tflite::MicroInterpreter built(tflite::GetModel(wakeword_model), resolver, allocator,
+                                        variables);
+"""
+_VARIABLES_INCLUDE = """\
+#include "tensorflow/lite/micro/micro_allocator.h"
+#include "tensorflow/lite/micro/micro_resource_variable.h"
+"""
 
 
 def readme(manifest: Mapping[str, Any]) -> str:
@@ -53,11 +66,17 @@ def readme(manifest: Mapping[str, Any]) -> str:
         *_check(manifest),
         f"## Build it\n{_build(manifest)}",
         f"## Feed it\n{_feed(manifest)}",
+        *_states(manifest),
         f"## Read it\n{_read(manifest)}",
         f"## What it costs\n{_cost(manifest)}",
         *_golden(manifest),
+        "## Licences\n" + "\n".join(f"- {what}: {says}" for what, says in _licences(manifest)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _licences(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return sorted(manifest["licence"].items())
 
 
 def _missing(manifest: Mapping[str, Any]) -> list[str]:
@@ -87,6 +106,8 @@ def _build(manifest: Mapping[str, Any]) -> str:
         rate=manifest["front_end"]["sample_rate_hz"],
         step_ms=manifest["front_end"]["step_ms"],
         include='#include "front_end.h"\n' if micro else "",
+        variables_include=_VARIABLES_INCLUDE if manifest["streaming"] else "",
+        built=_BUILT_WITH_VARIABLES if manifest["streaming"] else _BUILT,
         state="static wakeword_front_end front_end;\n" if micro else "",
         reset="  wakeword_front_end_reset(&front_end);\n" if micro else "",
         features=(
@@ -124,15 +145,35 @@ def _feed(manifest: Mapping[str, Any]) -> str:
         if to_int8
         else ""
     )
+    rows = f"Gather {frames} new rows" if manifest["streaming"] else f"Keep the last {frames} rows"
+    covered = "" if manifest["streaming"] else f" ({manifest['clip_ms']} ms of audio)"
     return (
         f"1. Audio: {front_end['sample_rate_hz']} Hz, mono, int16.\n"
         f"2. Front end `{front_end['kind']}`: one row of {channels} features every "
         f"{front_end['step_ms']} ms; keep its state between rows.\n"
-        f"3. Keep the last {frames} rows ({manifest['clip_ms']} ms of audio), oldest first, "
+        f"3. {rows}{covered}, oldest first, "
         f"{quantized}.\n"
         f"4. Invoke: input int8 {model['input']['shape']}, output int8 "
         f"{model['output']['shape']}.{tables}"
     )
+
+
+def _states(manifest: Mapping[str, Any]) -> list[str]:
+    streaming = manifest["streaming"]
+    if not streaming:
+        return []
+    frames, warm_up = streaming["window_frames"], manifest["listening"]["warm_up_steps"]
+    return [
+        f"""\
+## Its states
+The model keeps what it has computed in {streaming["variables"]} states, \
+{streaming["state_bytes"]} bytes of the arena, and computes new frames alone. An output \
+speaks of the last {frames} frames ({manifest["clip_ms"]} ms of audio, up to a whole step), so \
+the first {warm_up} of a stream mean nothing; `wakeword_detector_step` passes over them after each \
+`wakeword_detector_reset`.
+
+Reset: {streaming["reset"]}."""
+    ]
 
 
 def _read(manifest: Mapping[str, Any]) -> str:
@@ -197,9 +238,14 @@ def _golden(manifest: Mapping[str, Any]) -> list[str]:
         f"({100 * row['equal']:.1f} % equal)"
         for name, row in golden["tflite_micro_against"].items()
     )
+    steps = (
+        f"; input and output of {golden['runs']} steps each, the states cold before the first"
+        if manifest["streaming"]
+        else ""
+    )
     return [
         f"## Golden vectors\n`golden/` holds {len(golden['clips'])} clips (wav, features, input, "
-        f"output; raw little-endian numbers) and a stream of {golden['stream']['steps']} outputs "
-        f"with its {golden['stream']['detections']} detections. Outputs are TFLite Micro's, with "
-        f"its reference kernels: {against}."
+        f"output; raw little-endian numbers{steps}) and a stream of {golden['stream']['steps']} "
+        f"outputs with its {golden['stream']['detections']} detections. Outputs are TFLite "
+        f"Micro's, with its reference kernels: {against}."
     ]

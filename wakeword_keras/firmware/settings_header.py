@@ -31,9 +31,11 @@ def _model(manifest: Mapping[str, Any]) -> str:
     source, target = manifest["model"]["input"], manifest["model"]["output"]
     _, frames, channels = source["shape"]
     names = ", ".join(c_source.string(name) for name in manifest["wake_words"])
+    streaming = manifest["streaming"]
+    kept = " It takes new frames alone and\n * keeps states of those before." if streaming else ""
     lines = (
         "/* The model: int8 [1, frames, channels], the oldest frame first, to a logit of each\n"
-        " * wake word, int8 [1, wake words]. real = scale * (int8 - zero point). */\n"
+        f" * wake word, int8 [1, wake words]. real = scale * (int8 - zero point).{kept} */\n"
     )
     lines += _define("INPUT_FRAMES", frames)
     lines += _define("CHANNELS", channels)
@@ -44,6 +46,8 @@ def _model(manifest: Mapping[str, Any]) -> str:
     lines += _define("OUTPUT_ZERO_POINT", f"({target['zero_point']})")
     lines += _define("COUNT", len(manifest["wake_words"]), "wake words, outputs of the model")
     lines += f"static const char *const wakeword_names[] = {{{names}}};\n"
+    if streaming:
+        lines += _define("VARIABLES", streaming["variables"], "states, in MicroResourceVariables")
     if manifest["arena"]:
         lines += _define("ARENA_BYTES", manifest["arena"]["recommended_bytes"], "TFLite Micro's")
     return lines
@@ -62,6 +66,7 @@ def _decision(manifest: Mapping[str, Any]) -> str:
     lines += _define("AVERAGE_STEPS", rule["windows"], "runs of the model in a sum")
     lines += _define("REFRACTORY_MS", rule["refractory_ms"], "after a detection there is none")
     lines += _define("REFRACTORY_STEPS", rule["refractory_steps"], "the same in runs")
+    lines += _define("WARM_UP_STEPS", rule["warm_up_steps"], "outputs after a reset, passed over")
     lines += _define("THRESHOLD_SUM", f"{rule['threshold_sum']}u")
     lines += _define("THRESHOLD_PROBABILITY", c_source.real(threshold["probability"]), "average")
     lines += _define("PROBABILITY_ONE", f"{rule['probability_one']}u", "probability 1 in a sum")

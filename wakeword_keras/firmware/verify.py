@@ -51,16 +51,21 @@ def _check_golden(folder: Path, manifest: dict[str, Any]) -> str:
         return "no golden vectors to run"
     if not micro_installed():
         return "golden vectors not run: pip install 'wakeword_keras[firmware]'"
-    shape = manifest["model"]["input"]["shape"][1:]
+    runs, shape = manifest["golden"]["runs"], manifest["model"]["input"]["shape"][1:]
     clips = [clip["name"] for clip in manifest["golden"]["clips"]]
-    inputs = np.stack(
-        [np.fromfile(folder / f"golden/{name}.input.bin", np.int8).reshape(shape) for name in clips]
-    )
+    inputs = [
+        np.fromfile(folder / f"golden/{name}.input.bin", np.int8).reshape(runs, *shape)
+        for name in clips
+    ]
     outputs = golden.run_on_micro((folder / manifest["model"]["file"]).read_bytes(), inputs)
     for name, output in zip(clips, outputs, strict=True):
         path = folder / f"golden/{name}.output.bin"
-        if not np.array_equal(output, np.fromfile(path, np.int8)):
+        expected = np.fromfile(path, np.int8).reshape(output.shape)
+        if not np.array_equal(output, expected):
+            run = int(np.flatnonzero((output != expected).any(axis=1))[0])
             raise InputError(
-                f"{path}: TFLite Micro gives {output.tolist()}: another version? Export again"
+                f"{path}: TFLite Micro gives {output[run].tolist()} at run {run}: another "
+                "version? Export again"
             )
-    return f"{len(clips)} golden clips: TFLite Micro gives every output bit for bit"
+    each = f" of {runs} steps from cold states" if manifest["streaming"] else ""
+    return f"{len(clips)} golden clips{each}: TFLite Micro gives every output bit for bit"

@@ -570,9 +570,9 @@ def _report(run: RunDirectory, config: RunConfig, shards: Shards, run_models: Ru
 def _firmware(run: RunDirectory, config: RunConfig, shards: Shards, run_models: RunModels) -> None:
     chosen = open_thresholds(config)
     data = held_out(run, config, shards)
-    model = run.path("export", TFLITE_FILES["int8"])
+    window_model = run.path("export", TFLITE_FILES[INT8])
     missing = bundle.write_bundle(
-        model,
+        run_models.streaming.get(INT8, window_model),
         run.path("firmware"),
         wake_words=shards.wake_words,
         frontend=config.frontend,
@@ -583,16 +583,16 @@ def _firmware(run: RunDirectory, config: RunConfig, shards: Shards, run_models: 
         hashes={
             "corpus": run.record.get("data_sha256", ""),
             "config": json_file.digest(run.record["config"]),
+            "window_model": sha256(window_model),
         },
-        golden_clips=golden_clips.choose(shards, config.frontend, model),
-        streaming_path=run_models.streaming.get(INT8),
+        golden_clips=golden_clips.choose(shards, config.frontend, window_model),
     )
     for line in missing:
         print(f"bundle: {line}", flush=True)
     if config.target == "esphome":
         stream = chosen.streams.get(INT8)
         esphome_target.write(
-            run.path("export", TFLITE_FILES[INT8]),
+            window_model,
             run.path("esphome"),
             data,
             stream.threshold.logit if stream else chosen.clips.logits[INT8],

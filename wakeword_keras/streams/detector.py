@@ -10,6 +10,7 @@ before its first full window does not count.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -91,16 +92,16 @@ def _of_bundle(folder: Path, threshold_probability: float | None) -> Detector:
     manifest = read_manifest(folder)
     path, wake_words = folder / manifest["model"]["file"], tuple(manifest["wake_words"])
     frontend = frontend_of(manifest)
-    frames = frontend.num_frames(manifest["clip_ms"] * SAMPLE_RATE_HZ // 1000)
-    # Not what the manifest says of the model: what its file says.
-    check_fits(describe_model(path), frames, wake_words, frontend, path)
-    start, streaming = _window_starter(path), manifest["streaming"]
+    frames = given = frontend.num_frames(manifest["clip_ms"] * SAMPLE_RATE_HZ // 1000)
+    start, streaming = _window_starter, manifest["streaming"]
     if streaming:
-        start = stepwise.starter(folder / streaming["file"], "reference")
-        frames = streaming["window_frames"]
+        start, frames = partial(stepwise.starter, kernels="reference"), streaming["window_frames"]
+        given = manifest["listening"]["stride_ms"] // frontend.step_ms
+    # Not what the manifest says of the model: what its file says.
+    check_fits(describe_model(path), given, wake_words, frontend, path)
     said = {field.name: manifest["listening"][field.name] for field in fields(StreamConfig)}
     return Detector(
-        start,
+        start(path),
         wake_words,
         frontend,
         frames,

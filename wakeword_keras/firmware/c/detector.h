@@ -20,15 +20,18 @@ typedef struct {
   uint32_t next;                                          /* place in the ring */
   uint32_t filled;                                        /* outputs in the ring */
   uint32_t quiet_steps;                                   /* until the next detection can be */
+  uint32_t warm_up_steps;                                 /* until outputs count */
 } wakeword_detector;
 
-/* Forget everything: call it before the first step and after a gap in the audio. */
+/* Forget everything: call it before the first step and after a gap in the audio. The states of a
+ * streaming model need not be put back: the outputs that do not count outlast what they held. */
 static inline void wakeword_detector_reset(wakeword_detector *detector) {
   int word;
   for (word = 0; word < WAKEWORD_COUNT; ++word) detector->sums[word] = 0;
   detector->next = 0;
   detector->filled = 0;
   detector->quiet_steps = 0;
+  detector->warm_up_steps = WAKEWORD_WARM_UP_STEPS;
 }
 
 /* Probability of a model output, in units of 1 / WAKEWORD_PROBABILITY_ONE. */
@@ -37,12 +40,17 @@ static inline uint32_t wakeword_probability(int8_t output) {
 }
 
 /* One output of the model for each wake word. Returns the index of the wake word that is detected
- * now, or -1. Before the ring is full, the missing outputs count as probability 0. */
+ * now, or -1. Before the ring is full, the missing outputs count as probability 0, and so do the
+ * first WAKEWORD_WARM_UP_STEPS of a streaming model. */
 static inline int wakeword_detector_step(wakeword_detector *detector, const int8_t *outputs) {
   /* A variable, because compilers warn of comparing an unsigned number with 0. */
   const uint32_t least = WAKEWORD_THRESHOLD_SUM;
   int8_t *oldest = detector->history[detector->next];
   int word, best = 0;
+  if (detector->warm_up_steps > 0) {
+    --detector->warm_up_steps;
+    return -1;
+  }
   for (word = 0; word < WAKEWORD_COUNT; ++word) {
     if (detector->filled == WAKEWORD_AVERAGE_STEPS) {
       detector->sums[word] -= wakeword_probability(oldest[word]);
@@ -62,7 +70,7 @@ static inline int wakeword_detector_step(wakeword_detector *detector, const int8
   return best;
 }
 
-/* A clip alone, scored once: the index of its wake word, or -1. */
+/* A clip alone, by the output of its first full window: the index of its wake word, or -1. */
 static inline int wakeword_of_clip(const int8_t *outputs) {
   int word, best = 0, largest;
   for (word = 1; word < WAKEWORD_COUNT; ++word) {

@@ -1,5 +1,5 @@
 /* See front_end.h. After TensorFlow's tensorflow/lite/experimental/microfrontend/lib (Apache
- * License 2.0) and kissfft (BSD), whose arithmetic this is. Right shifts of negative numbers and
+ * License 2.0) and kissfft (BSD-3-Clause), whose arithmetic this is: LICENCES.txt. Right shifts of negative numbers and
  * conversions to int16_t wrap as on every compiler that TFLite Micro supports. */
 #include "front_end.h"
 

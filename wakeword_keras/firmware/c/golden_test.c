@@ -6,8 +6,9 @@
  * On a device: the same files. Where flash is short, leave out golden_audio.c and define
  * WAKEWORD_WITHOUT_AUDIO. To compare the model's outputs too, define WAKEWORD_WITH_MODEL and write
  * wakeword_run(), which copies the input into the interpreter's, invokes it, copies the output out
- * and returns 0. CMSIS-NN and ESP-NN may differ by a step from the reference kernels: define
- * WAKEWORD_MODEL_STEPS as what you accept, 0 if you do not.
+ * and returns 0. For a streaming model write wakeword_begin() too, which puts its states back to
+ * their beginning (a new interpreter, see README.md) and returns 0. CMSIS-NN and ESP-NN may differ by
+ * a step from the reference kernels: define WAKEWORD_MODEL_STEPS as what you accept, 0 if you do not.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -71,7 +72,8 @@ static int check_detector(void) {
 static void print_clips(void) {
   int clip;
   for (clip = 0; clip < WAKEWORD_GOLDEN_CLIPS; ++clip) {
-    const int word = wakeword_of_clip(wakeword_golden_outputs[clip]);
+    const int last = (clip + 1) * WAKEWORD_GOLDEN_RUNS - 1;
+    const int word = wakeword_of_clip(wakeword_golden_outputs[last]);
     printf("  %-16s %s\n", wakeword_golden_names[clip], word < 0 ? "-" : wakeword_names[word]);
   }
 }
@@ -84,7 +86,7 @@ static int check_front_end(void) {
   for (clip = 0; clip < WAKEWORD_GOLDEN_CLIPS; ++clip) {
     const int16_t *audio = wakeword_golden_audio[clip];
     const uint16_t *features = wakeword_golden_features[clip];
-    const int8_t *input = wakeword_golden_inputs[clip];
+    const int8_t *input = wakeword_golden_inputs[clip * WAKEWORD_GOLDEN_RUNS];
     int frames = 0;
     wakeword_front_end_reset(&front_end);
     for (at = 0; at + WAKEWORD_STEP_SAMPLES <= WAKEWORD_GOLDEN_SAMPLES; at += WAKEWORD_STEP_SAMPLES) {
@@ -95,7 +97,7 @@ static int check_front_end(void) {
       }
       ++frames;
     }
-    wrong += frames != WAKEWORD_INPUT_FRAMES;
+    wrong += frames != WAKEWORD_GOLDEN_RUNS * WAKEWORD_INPUT_FRAMES;
   }
   return check("front end: features of all clips", wrong) +
          check("input: features as int8", wrong_inputs);
@@ -103,20 +105,25 @@ static int check_front_end(void) {
 #endif
 
 #ifdef WAKEWORD_WITH_MODEL
-extern
 #ifdef __cplusplus
-    "C"
+extern "C" {
 #endif
-    int
-    wakeword_run(const int8_t *input, int8_t *output);
+int wakeword_begin(void);
+int wakeword_run(const int8_t *input, int8_t *output);
+#ifdef __cplusplus
+}
+#endif
 
 static int check_outputs(void) {
   int8_t output[WAKEWORD_COUNT];
-  int clip, word, wrong = 0;
-  for (clip = 0; clip < WAKEWORD_GOLDEN_CLIPS; ++clip) {
-    if (wakeword_run(wakeword_golden_inputs[clip], output)) ++wrong;
+  int row, word, wrong = 0;
+  for (row = 0; row < WAKEWORD_GOLDEN_CLIPS * WAKEWORD_GOLDEN_RUNS; ++row) {
+#ifdef WAKEWORD_VARIABLES
+    if (row % WAKEWORD_GOLDEN_RUNS == 0 && wakeword_begin()) ++wrong;
+#endif
+    if (wakeword_run(wakeword_golden_inputs[row], output)) ++wrong;
     for (word = 0; word < WAKEWORD_COUNT; ++word) {
-      const int off = (int)output[word] - wakeword_golden_outputs[clip][word];
+      const int off = (int)output[word] - wakeword_golden_outputs[row][word];
       wrong += off > WAKEWORD_MODEL_STEPS || -off > WAKEWORD_MODEL_STEPS;
     }
   }
