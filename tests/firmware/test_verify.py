@@ -111,13 +111,15 @@ def test_a_hostile_manifest_with_a_seal_and_hashes_of_its_own_is_one_error(copy,
     assert "\n" not in str(error.value)
 
 
-def test_a_manifest_cannot_ask_for_memory(copy):
+@pytest.mark.parametrize("runs", [2, 10**9])
+def test_a_manifest_cannot_ask_for_memory(copy, runs):
     path = copy / "manifest.json"
     said = json.loads(path.read_text())
     del said["sha256"]
     said["model"]["input"]["shape"] = [1, 10**9, 40]
+    said["golden"]["runs"] = runs
     json_file.write_sealed(path, said)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"(?i)export (it )?again|manifest"):
         verify.verify(copy)
 
 
