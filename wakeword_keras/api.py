@@ -36,11 +36,17 @@ from wakeword_keras.names import (
     TRAIN,
     VALIDATION,
 )
-from wakeword_keras.quantization import calibration, fake_quantize, integer_model, tfmot_access
+from wakeword_keras.quantization import (
+    calibration,
+    fake_quantize,
+    integer_model,
+    proof,
+    tfmot_access,
+)
 from wakeword_keras.quantization.calibration import ActivationRange
 from wakeword_keras.quiet import quiet
 from wakeword_keras.report import report
-from wakeword_keras.tflite import convert
+from wakeword_keras.tflite import convert, flatbuffer
 
 Data = Any
 """Features as an array [clips, ...], or a tf.data.Dataset whose elements begin with a batch."""
@@ -120,14 +126,13 @@ def export_tflite(model: keras.Model, path: str | Path, features: Data = None) -
       The path.
 
     Raises:
-      InputError: the model cannot be converted, or the features do not fit.
+      InputError: the model cannot be converted, the features do not fit, or the file of a model
+        from `quantize` does not compute what the model does.
     """
     parts = integer_model.parts_of(model)
     try:
         if parts:
-            # The converter asks for clips, and takes the model's own ranges.
-            zeros = np.zeros((1, *model.inputs[0].shape[1:]), np.float32)
-            content = convert.int8_model(parts[0], calibration.representative_dataset(zeros))
+            content = _int8_file(*parts)
         elif features is None:
             content = convert.float_model(model)
         else:
@@ -141,6 +146,19 @@ def export_tflite(model: keras.Model, path: str | Path, features: Data = None) -
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_bytes(Path(path), content)
     return Path(path)
+
+
+def _int8_file(qat: keras.Model, fp32: keras.Model) -> bytes:
+    """The file of a QAT model, proven on noise over the whole range of its input."""
+    shape = qat.inputs[0].shape[1:]
+    # The converter asks for clips, and takes the model's own ranges.
+    zeros = np.zeros((1, *shape), np.float32)
+    content = convert.int8_model(qat, calibration.representative_dataset(zeros))
+    affine = flatbuffer.input_affine(content)
+    assert affine is not None, "convert gives fully int8 files"
+    noise = np.random.default_rng(0).uniform(affine.low, affine.high, (8, *shape))
+    proof.verify(content, qat, fp32, noise.astype(np.float32))
+    return content
 
 
 @dataclass(frozen=True, repr=False)

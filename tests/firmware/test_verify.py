@@ -6,8 +6,10 @@ import sys
 import pytest
 from tiny_bundle import STEPS
 
+from wakeword_keras import json_file
 from wakeword_keras.errors import InputError
 from wakeword_keras.firmware import golden, verify
+from wakeword_keras.streams.detector import load_detector
 
 
 @pytest.fixture
@@ -85,6 +87,40 @@ def test_flipped_byte_of_a_hash_names_the_manifest(copy):
         with pytest.raises(InputError, match=r"manifest\.json is damaged"):
             verify.verify(copy)
         path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("model", "file", "../model_int8.tflite"),
+        ("model", "file", "/etc/passwd"),
+        ("threshold", "probability", 2.0),
+        ("threshold", "probability", -1.0),
+        (None, "clip_ms", 10**9),
+    ],
+)
+def test_a_hostile_manifest_with_a_seal_and_hashes_of_its_own_is_one_error(copy, part, name, value):
+    path = copy / "manifest.json"
+    said = json.loads(path.read_text())
+    del said["sha256"]
+    (said[part] if part else said)[name] = value
+    shutil.copy(copy / "model_int8.tflite", copy.parent)
+    json_file.write_sealed(path, said)
+    with pytest.raises(InputError) as error:
+        load_detector(copy)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("runs", [2, 10**9])
+def test_a_manifest_cannot_ask_for_memory(copy, runs):
+    path = copy / "manifest.json"
+    said = json.loads(path.read_text())
+    del said["sha256"]
+    said["model"]["input"]["shape"] = [1, 10**9, 40]
+    said["golden"]["runs"] = runs
+    json_file.write_sealed(path, said)
+    with pytest.raises(InputError, match=r"(?i)export (it )?again|manifest"):
+        verify.verify(copy)
 
 
 def test_missing_and_foreign_files_are_named(copy):

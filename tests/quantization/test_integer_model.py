@@ -12,7 +12,6 @@ from test_layer_rules import (
     FRAMES,
     INPUT,
     model_of,
-    smooth_features,
     through_the_door,
     trained,
 )
@@ -21,11 +20,7 @@ from wakeword_keras.models import mobilenet_v3
 from wakeword_keras.quantization import calibration, fake_quantize, integer_model
 from wakeword_keras.tflite import convert
 
-# Of a Dense layer with a batch norm the converter quantizes the product of both, not the kernel.
-EXACT = [
-    *(block for block in test_layer_rules.BLOCKS if block is not test_layer_rules.dense_batch_norm),
-    test_conformer.whole_block,
-]
+EXACT = [*test_layer_rules.BLOCKS, test_conformer.whole_block]
 
 
 def calibrated(block):
@@ -96,8 +91,8 @@ def test_nothing_is_dropped_while_the_device_model_trains():
 )
 def test_gradients_are_those_of_fake_quantization_and_reach_every_weight(block):
     model = model_of(block)
-    features, _ = smooth_features(4)
-    features = features[:, :FRAMES, :CHANNELS]
+    # Of frames whose channels are equal, layer norms would make zeros, and gradients without bound.
+    features = np.random.default_rng(0).uniform(0, 26, (64, FRAMES, CHANNELS)).astype(np.float32)
     qat = fake_quantize.quantize(model, INPUT)
     calibration.calibrate(qat, model, features)
     exact = integer_model.device_model(qat, model)
@@ -109,4 +104,6 @@ def test_gradients_are_those_of_fake_quantization_and_reach_every_weight(block):
         gradients.append(tape.gradient(logits, qat.trainable_weights))
     for ours, fake in zip(*gradients, strict=True):
         # Both are linearised at activations that differ by a step here and there.
-        np.testing.assert_allclose(ours, fake, rtol=0, atol=0.01 * np.abs(fake).max() + 1e-6)
+        length, other = np.linalg.norm(ours), np.linalg.norm(fake)
+        assert np.vdot(ours, fake) > 0.98 * length * other > 0
+        assert length == pytest.approx(other, rel=0.06)

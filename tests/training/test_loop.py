@@ -293,6 +293,9 @@ def test_a_resumed_training_with_hard_negatives_equals_one_that_was_not_interrup
     assert [pool.from_step for pool in ours] == [11 * epoch + 8 for epoch in (1, 2, 3)]
     for a, b in zip(theirs, ours, strict=True):
         assert (a.windows, a.clips, a.false_accepts) == (b.windows, b.clips, b.false_accepts)
+    (tmp_path / "interrupted" / loop.HARD_NEGATIVES).unlink()
+    with pytest.raises(InputError, match=r"hard_negatives\.json is missing"):
+        loop.train(resumed, listening_data, LossConfig(), CONFIG, tmp_path / "interrupted")
 
 
 def test_an_epoch_logs_what_was_heard_and_where_the_loss_comes_from(

@@ -85,3 +85,15 @@ def test_neither_pickles_nor_compressed_or_huge_arrays_are_read(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("weights/0000.npy", header.getvalue() + bytes(16))
     refused(path, "damaged")
+
+
+def test_layers_that_hold_code_in_place_of_weights_do_not_run(tmp_path):
+    ran = tmp_path / "ran"
+    name = str(ran)
+    payload = keras.layers.Lambda(lambda x: (open(name, "w").close(), x)[1], input_shape=(4,))
+    model = keras.Sequential([payload])
+    ran.unlink()  # the payload runs while a model is built
+    model.save(tmp_path / "model.h5")
+    (tmp_path / "weights.npz").write_bytes((tmp_path / "model.h5").read_bytes())
+    refused(tmp_path / "weights.npz", "damaged")
+    assert not ran.exists()

@@ -1,14 +1,18 @@
 """Is a bundle whole? Every file against its hash, the golden vectors against TFLite Micro."""
 
 import hashlib
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wakeword_keras.errors import InputError
 from wakeword_keras.firmware import golden
 from wakeword_keras.firmware import manifest as manifests
+from wakeword_keras.firmware.model_description import describe_model
 from wakeword_keras.tflite.interpreter import micro_installed
 
 
@@ -51,16 +55,15 @@ def _check_golden(folder: Path, manifest: dict[str, Any]) -> str:
         return "no golden vectors to run"
     if not micro_installed():
         return "golden vectors not run: pip install 'wakeword_keras[firmware]'"
-    runs, shape = manifest["golden"]["runs"], manifest["model"]["input"]["shape"][1:]
+    runs, model = manifest["golden"]["runs"], folder / manifest["model"]["file"]
+    # Not what the manifest says of the model: what its file says.
+    shape = describe_model(model)["input"]["shape"][1:]
     clips = [clip["name"] for clip in manifest["golden"]["clips"]]
-    inputs = [
-        np.fromfile(folder / f"golden/{name}.input.bin", np.int8).reshape(runs, *shape)
-        for name in clips
-    ]
-    outputs = golden.run_on_micro((folder / manifest["model"]["file"]).read_bytes(), inputs)
+    inputs = [_steps(folder / f"golden/{name}.input.bin", (runs, *shape)) for name in clips]
+    outputs = golden.run_on_micro(model.read_bytes(), inputs)
     for name, output in zip(clips, outputs, strict=True):
         path = folder / f"golden/{name}.output.bin"
-        expected = np.fromfile(path, np.int8).reshape(output.shape)
+        expected = _steps(path, output.shape)
         if not np.array_equal(output, expected):
             run = int(np.flatnonzero((output != expected).any(axis=1))[0])
             raise InputError(
@@ -69,3 +72,10 @@ def _check_golden(folder: Path, manifest: dict[str, Any]) -> str:
             )
     each = f" of {runs} steps from cold states" if manifest["streaming"] else ""
     return f"{len(clips)} golden clips{each}: TFLite Micro gives every output bit for bit"
+
+
+def _steps(path: Path, shape: Sequence[int]) -> NDArray[np.int8]:
+    values = np.fromfile(path, np.int8)
+    if values.size != math.prod(shape):
+        raise InputError(f"{path} holds {values.size} values, not {math.prod(shape)}: export again")
+    return values.reshape(shape)

@@ -15,6 +15,10 @@ from tf_keras import layers
 _register = keras.saving.register_keras_serializable("wakeword_keras")
 
 
+SHIFT = 3.0
+"""What hard-sigmoid adds first."""
+
+
 @_register
 class HardSwish(layers.Layer):
     """x * ReLU6(x + 3) / 6, of any shape; TFLite makes one HARD_SWISH of it."""
@@ -30,7 +34,7 @@ class HardSigmoidShift(layers.Layer):
 
     def call(self, inputs):
         """Values of the input's shape."""
-        return inputs + 3.0
+        return inputs + SHIFT
 
 
 @_register

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from wakeword_keras.data.clips import ClipFeatures
 from wakeword_keras.errors import InputError
-from wakeword_keras.quantization import tfmot_access
+from wakeword_keras.quantization import kernel_limits, layer_rules, tfmot_access
+from wakeword_keras.quantization.tfmot_access import NARROWEST
 
 BATCH = 64
 
@@ -96,8 +97,11 @@ def calibrate(
       One ActivationRange for each measured activation, in the model's order.
 
     Raises:
-      InputError: a quantizer has no float layer of the same name to measure.
+      InputError: a quantizer has no float layer of the same name to measure; there are no clips, of
+        another shape, or holding NaN or infinity; a layer's values do, or no int8
+        kernel computes them.
     """
+    fp32 = layer_rules.functional(fp32)
     variables = tfmot_access.measured_ranges(qat)
     unknown = [name for name in variables if name not in {layer.name for layer in fp32.layers}]
     if unknown:
@@ -105,20 +109,63 @@ def calibrate(
             f"layers {', '.join(unknown)} are not in the float model: "
             "give the one that was quantized"
         )
+    _check_clips(fp32, features)
+    _check_weights(qat)
     before = read_ranges(qat)
     clipped = clipped_fractions(fp32, features, before)
     observed = observed_ranges(fp32, features, list(variables))
+    _check_observed(observed)
     for low, high in variables.values():
         low.assign(0.0)
         high.assign(0.0)
     for name, (low, high) in variables.items():  # a range that layers share holds the values of all
         low.assign(min(float(low), observed[name][0]))
         high.assign(max(float(high), observed[name][1]))
+    for low, high in variables.values():
+        if low == high:  # always zero, at any scale; the converter's is too fine for biases
+            high.assign(1.0)
     tfmot_access.set_weight_ranges(qat)
+    kernel_limits.check_sums(qat, fp32)
     after = read_ranges(qat)
     return [
         ActivationRange(name, before[name], after[name], clipped[name], 0.0) for name in variables
     ]
+
+
+def _check_clips(fp32: keras.Model, features: NDArray[np.float32]) -> None:
+    shape = tuple(fp32.inputs[0].shape[1:])
+    if not len(features) or np.shape(features)[1:] != shape:
+        raise InputError(
+            f"calibration: {len(features)} clips of features {list(np.shape(features)[1:])}: "
+            f"give at least one, of {list(shape)}"
+        )
+    finite = np.isfinite(features).reshape(len(features), -1).all(axis=1)
+    if not finite.all():
+        raise InputError(
+            f"calibration: clip {np.flatnonzero(~finite)[0]}, counted from 0, holds NaN or "
+            f"infinity ({np.count_nonzero(~finite)} of {len(features)} clips do): leave it out"
+        )
+
+
+def _check_observed(observed: dict[str, tuple[float, float]]) -> None:
+    for name, ends in observed.items():
+        if not np.isfinite(ends).all():
+            raise InputError(
+                f"layer {name!r} gives NaN or infinity on the calibration clips: its weights, or "
+                "those before it, have diverged: train the model again"
+            )
+
+
+def _check_weights(qat: keras.Model) -> None:
+    for name, weight in tfmot_access.symmetric_weights(qat).items():
+        largest = np.abs(weight.numpy()).max()
+        if not np.isfinite(largest):
+            raise InputError(f"layer {name!r} has weights of NaN or infinity: train it again")
+        if 0 < largest < NARROWEST / 2:
+            raise InputError(
+                f"layer {name!r} has weights of at most {largest:.1g}, too small for int8 "
+                f"({NARROWEST / 2:.0e}): scale them up, or take the layer out"
+            )
 
 
 def read_ranges(qat: keras.Model) -> dict[str, tuple[float, float]]:
@@ -133,21 +180,24 @@ def clipped_fractions(
     fp32: keras.Model, features: NDArray[np.float32], ranges: dict[str, tuple[float, float]]
 ) -> dict[str, float]:
     """Share of each layer's float activations outside the given ranges, on the given features."""
-    probe = keras.Model(fp32.inputs, [fp32.get_layer(name).output for name in ranges])
-    return dict(
-        zip(ranges, _clipped_fractions(probe, features, list(ranges.values())), strict=True)
-    )
+    shares = _clipped_fractions(_probe(fp32, list(ranges)), features, list(ranges.values()))
+    return dict(zip(ranges, shares, strict=True))
 
 
 def observed_ranges(
     fp32: keras.Model, features: NDArray[np.float32], names: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
     """Lowest and highest value of each named layer's float output, zero always within."""
-    probe = keras.Model(fp32.inputs, [fp32.get_layer(name).output for name in names])
-    return dict(zip(names, _observe(probe, features), strict=True))
+    return dict(zip(names, _observe(_probe(fp32, names), features), strict=True))
+
+
+def _probe(fp32: keras.Model, names: Sequence[str]) -> keras.Model:
+    return keras.Model(fp32.inputs, [layer_rules.output_of(name, fp32) for name in names])
 
 
 def _batches(probe: keras.Model, features: NDArray[np.float32]) -> Iterator[list[NDArray]]:
+    if not probe.outputs:  # of a model without a measured range
+        return
     for start in range(0, len(features), BATCH):
         outputs = probe.predict_on_batch(features[start : start + BATCH])
         yield outputs if isinstance(outputs, list) else [outputs]

@@ -27,7 +27,7 @@ def quantize(model: keras.Model, input_affine: Affine) -> keras.Model:
     demands are fixed.
 
     Args:
-      model: functional Keras model in which `check_quantizable` finds nothing.
+      model: functional or Sequential model in which `check_quantizable` finds nothing.
       input_affine: pinned quantization of the input, so that the int8 a device feeds does not
         change from one training to the next.
 
@@ -38,6 +38,7 @@ def quantize(model: keras.Model, input_affine: Affine) -> keras.Model:
       InputError: layers cannot be quantized; the message lists each, with the reason and the mend.
     """
     refuse_unquantizable(model)
+    model = layer_rules.functional(model)
     return tfmot_access.wrap(
         model, layer_quantizations(model), (input_affine.low, input_affine.high)
     )

@@ -5,14 +5,15 @@ Fake quantization rounds every tensor once, in float32; kernels round several ti
 although no layer differs by more than one. So what is trained and judged is this model, and what is
 exported has no other arithmetic: nothing is left to go wrong between QAT and INT8.
 
-Which layer has which kernel says its row in `layer_rules`. Where there is none, and for a Dense
-layer with a batch norm behind it, fake quantization stands for the kernel.
+Which layer has which kernel says its row in `layer_rules`.
 """
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from numpy.typing import NDArray
 from tf_keras import layers
 
 from wakeword_keras.quantization import int8_kernels, layer_rules, tfmot_access
@@ -31,6 +32,7 @@ def device_model(qat: keras.Model, fp32: keras.Model) -> keras.Model:
     Returns:
       Functional model of the same input and output.
     """
+    fp32 = layer_rules.functional(fp32)
     features = layers.Input(qat.inputs[0].shape[1:], name="features")
     return keras.Model(features, _Device(qat, fp32)(features), name=f"device_{fp32.name}")
 
@@ -39,6 +41,19 @@ def parts_of(device: keras.Model) -> tuple[keras.Model, keras.Model] | None:
     """The QAT model and the float model of a device model; None of any other model."""
     found = [layer for layer in getattr(device, "layers", ()) if isinstance(layer, _Device)]
     return (found[0].qat, found[0]._structure()) if found else None
+
+
+def layer_steps(
+    qat: keras.Model, fp32: keras.Model, features: NDArray[np.float32]
+) -> dict[str, NDArray[np.float32]]:
+    """What every int8 kernel writes, in steps, by the name of the last layer that it computes.
+
+    Args:
+      qat, fp32: as for `device_model`.
+      features: float32 [clips, frames, channels].
+    """
+    tensors = _Device(qat, layer_rules.functional(fp32)).tensors(tf.constant(features))
+    return {name: tensor.steps.numpy() for name, tensor in tensors.items()}
 
 
 class _Device(layers.Layer):
@@ -56,6 +71,10 @@ class _Device(layers.Layer):
         return tf.autograph.experimental.do_not_convert(self._logits)(inputs)
 
     def _logits(self, inputs):
+        return self.tensors(inputs)[self._structure().output_names[0]].real
+
+    def tensors(self, inputs) -> dict[str, Tensor]:
+        """What every kernel writes, by the name of the last layer that it computes."""
         fp32 = self._structure()
         tensors: dict[str, Tensor] = {}
         for layer in fp32.layers:
@@ -63,9 +82,9 @@ class _Device(layers.Layer):
                 tensors[layer.name] = self._input(inputs)
             elif not layer_rules.folds_into_next(layer, fp32):
                 chain = layer_rules.fused_chain(layer, fp32)
-                before = layer_rules.producers(chain[0])
+                before = layer_rules.producers(chain[0], fp32)
                 tensors[layer.name] = self._layer(chain, [tensors[b.name] for b in before])
-        return tensors[fp32.output_names[0]].real
+        return tensors
 
     def _input(self, inputs) -> Tensor:
         scaling = scaling_of(*tfmot_access.input_range(self.qat))

@@ -7,7 +7,7 @@ returns the steps that the kernel writes, before they are clamped.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tensorflow as tf
 from tf_keras import layers
@@ -53,16 +53,21 @@ Kernel = Callable[[Chain, Sequence[Tensor], Scaling], tf.Tensor]
 def scaling_of(low, high) -> Scaling:
     """The scaling that the converter gives a range; the scale is float32 in the file."""
     low, high = tf.cast(low, tf.float64), tf.cast(high, tf.float64)
+    constant, narrow = low == high, high - low < tfmot_access.NARROWEST
+    low = tf.where(narrow, tf.minimum(low, -tfmot_access.NARROWEST / 2), low)
+    high = tf.where(narrow, tf.maximum(high, tfmot_access.NARROWEST / 2), high)
     # A constant of zeros has an empty range; the converter gives it a scale of 1.
-    scale = tf.where(high > low, (high - low) / (INT8_MAX - INT8_MIN), 1.0)
-    zero_point = tf.clip_by_value(int8_kernels.half_up(INT8_MIN - low / scale), INT8_MIN, INT8_MAX)
+    scale = tf.where(constant, tf.ones_like(low), (high - low) / (INT8_MAX - INT8_MIN))
+    exact = INT8_MIN - tf.where(constant, tf.zeros_like(low), low / scale)
+    rounded = tf.where(narrow, tf.math.ceil(exact - 0.5), int8_kernels.half_up(exact))
+    zero_point = tf.clip_by_value(rounded, INT8_MIN, INT8_MAX)
     return Scaling(tf.cast(tf.cast(scale, tf.float32), tf.float64), zero_point)
 
 
 def conv_2d(chain: Chain, read: Sequence[Tensor], out: Scaling):
     """CONV_2D."""
     (x,), head = read, chain[0].layer
-    integers, bias, unit = _integer_weights(chain, x)
+    integers, bias, unit = integer_weights(chain, x.scaling.scale)
     sums = tf.nn.conv2d(
         x.steps, integers, head.strides, head.padding.upper(), dilations=head.dilation_rate
     )
@@ -72,7 +77,7 @@ def conv_2d(chain: Chain, read: Sequence[Tensor], out: Scaling):
 def depthwise_conv_2d(chain: Chain, read: Sequence[Tensor], out: Scaling):
     """DEPTHWISE_CONV_2D; its kernel is [height, width, channels, multiplier]."""
     (x,), head = read, chain[0].layer
-    integers, bias, unit = _integer_weights(chain, x, (-1, head.depth_multiplier))
+    integers, bias, unit = integer_weights(chain, x.scaling.scale)
     strides = (1, *head.strides, 1)
     sums = tf.nn.depthwise_conv2d(
         x.steps, integers, strides, head.padding.upper(), dilations=head.dilation_rate
@@ -81,11 +86,9 @@ def depthwise_conv_2d(chain: Chain, read: Sequence[Tensor], out: Scaling):
 
 
 def fully_connected(chain: Chain, read: Sequence[Tensor], out: Scaling):
-    """FULLY_CONNECTED; None with a batch norm: the converter multiplies weights by its factors."""
-    if any(isinstance(wrapper.layer, layers.BatchNormalization) for wrapper in chain):
-        return None
+    """FULLY_CONNECTED."""
     (x,) = read
-    integers, bias, unit = _integer_weights(chain, x)
+    integers, bias, unit = integer_weights(chain, x.scaling.scale)
     sums = tf.cast(tf.linalg.matmul(x.steps, integers), tf.float64)
     sums = sums + int8_kernels.half_away(tf.cast(bias, tf.float64) / unit)
     return int8_kernels.rescaled_once(sums, unit / out.scale)
@@ -152,13 +155,13 @@ def tanh(chain: Chain, read: Sequence[Tensor], out: Scaling):
 
 def add(chain: Chain, read: Sequence[Tensor], out: Scaling):
     """ADD of two tensors."""
-    a, b = read
+    a, b = _of_one_rank(read)
     return _total(a, b, out)
 
 
 def subtract(chain: Chain, read: Sequence[Tensor], out: Scaling):
     """SUB."""
-    a, b = read
+    a, b = _of_one_rank(read)
     return _total(a, b, out, sign=-1)
 
 
@@ -170,14 +173,29 @@ def add_constant(chain: Chain, read: Sequence[Tensor], out: Scaling):
 
 def multiply(chain: Chain, read: Sequence[Tensor], out: Scaling):
     """MUL of two tensors."""
-    a, b = read
-    return int8_kernels.product(a.steps, b.steps, a.scaling.scale, b.scaling.scale, out.scale)
+    a, b = _of_one_rank(read)
+    scales = a.scaling.scale, b.scaling.scale, out.scale
+    return int8_kernels.product(a.steps, b.steps, *scales)
 
 
 def matmul(chain: Chain, read: Sequence[Tensor], out: Scaling):
     """BATCH_MATMUL of two tensors."""
     a, b = read
     return _matmul(a, b, out, transpose_b=chain[0].layer.transpose_b)
+
+
+def shift(chain: Chain, read: Sequence[Tensor], out: Scaling):
+    """ADD of 3."""
+    (x,) = read
+    three = tf.constant(activations.SHIFT, tf.float32)
+    scaling = scaling_of(0.0, three)
+    return _total(x, Tensor(three, tf.constant(255.0), scaling), out)
+
+
+def clamp(chain: Chain, read: Sequence[Tensor], out: Scaling):
+    """RELU or RELU6, which give what they let through another scale."""
+    (x,) = read
+    return int8_kernels.rescaled(x.steps, x.scaling.scale / out.scale)
 
 
 def matmul_constant(chain: Chain, read: Sequence[Tensor], out: Scaling):
@@ -189,6 +207,15 @@ def matmul_constant(chain: Chain, read: Sequence[Tensor], out: Scaling):
 def _total(a: Tensor, b: Tensor, out: Scaling, sign: int = 1):
     scales = a.scaling.scale, b.scaling.scale, out.scale
     return int8_kernels.total(a.steps, b.steps, *scales, sign)
+
+
+def _of_one_rank(read: Sequence[Tensor]) -> list[Tensor]:
+    """Operands as Keras broadcasts them: one of lower rank gets axes of 1 behind the batch."""
+    rank = max(x.steps.shape.rank for x in read)
+    shapes = [(-1, *(rank - len(x.steps.shape)) * (1,), *x.steps.shape[1:]) for x in read]
+    return [
+        replace(x, steps=tf.reshape(x.steps, shape)) for x, shape in zip(read, shapes, strict=True)
+    ]
 
 
 def _matmul(a: Tensor, b: Tensor, out: Scaling, transpose_b: bool = False):
@@ -210,26 +237,34 @@ def _convolved(sums, bias, unit, out: Scaling):
     return int8_kernels.convolved(*map(tf.stop_gradient, (sums, bias, unit, unit / out.scale)))
 
 
-def _integer_weights(chain: Chain, x: Tensor, by_channel: tuple[int, ...] = (-1,)):
+def integer_weights(chain: Chain, read_scale):
     """What the file holds of a layer with weights and of the batch norm folded into it.
 
     Args:
       chain: the layer and those that fold into it.
-      x: what it reads.
-      by_channel: shape of the weight's scales, broadcast against it.
+      read_scale: of the tensor that it reads, float64.
 
     Returns:
       Integers of the weight's shape, float32; the bias, real, float32 [channels]; what a step of
       the sums is worth, float64 [channels].
     """
+    folded = [wrapper.layer for wrapper in chain]
     quantized, low, high = tfmot_access.quantized_weight(chain[0])
     scale = (tf.cast(high, tf.float64) - tf.cast(low, tf.float64)) / WEIGHT_STEPS
-    factor, bias = _folded([wrapper.layer for wrapper in chain])
-    signed = tf.where(factor < 0, -scale, scale)  # a negative factor turns the sums' sign
-    integers = tf.round(tf.cast(quantized, tf.float64) / tf.reshape(signed, by_channel))
+    factor, bias = _folded(folded)
+    factor = factor * tf.ones_like(low)
+    is_depthwise = isinstance(folded[0], layers.DepthwiseConv2D)
+    by_channel = (-1, folded[0].depth_multiplier) if is_depthwise else (-1,)
+    held = tf.cast(quantized * tf.reshape(factor, by_channel), tf.float64)
+    scale = scale * tf.cast(tf.abs(factor), tf.float64)
+    if isinstance(folded[0], layers.Dense) and len(factor.shape):
+        # Of a Dense layer with a batch norm the converter quantizes the product anew.
+        scale = 2 * tf.reduce_max(tf.abs(held), 0) / WEIGHT_STEPS
+    scale = tf.maximum(scale, tf.constant(tfmot_access.NARROWEST / WEIGHT_STEPS, tf.float64))
+    integers = int8_kernels.half_away(held / tf.reshape(scale, by_channel))
     # Scales are float32 in the file, products of them double in the kernel.
-    scale = tf.cast(tf.cast(scale * tf.cast(tf.abs(factor), tf.float64), tf.float32), tf.float64)
-    return tf.cast(integers, tf.float32), bias, x.scaling.scale * scale
+    scale = tf.cast(tf.cast(scale, tf.float32), tf.float64)
+    return tf.cast(integers, tf.float32), bias, read_scale * scale
 
 
 def _folded(chain: Sequence[layers.Layer]):
@@ -242,5 +277,9 @@ def _folded(chain: Sequence[layers.Layer]):
             factor = factor * layer.gamma if layer.scale else factor
             bias = (layer.beta if layer.center else 0.0) + (bias - layer.moving_mean) * factor
         elif isinstance(layer, activations.HardSigmoidShift):
-            bias = bias + 3.0
+            bias = bias + activations.SHIFT
     return factor, bias
+
+
+SUMS = (conv_2d, depthwise_conv_2d, fully_connected)
+"""Kernels that sum products with weights, and add a bias."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import tensorflow as tf
 import tf_keras as keras
 from tf_keras import layers
 
@@ -29,22 +30,10 @@ def check_quantizable(model: keras.Model) -> list[Problem]:
     Returns:
       Problems in the model's order, empty if `fake_quantize.quantize` takes the model.
     """
-    if not isinstance(model, keras.Model) or not getattr(model, "_is_graph_network", False):
-        return [
-            Problem(
-                getattr(model, "name", str(model)),
-                "is no functional model, so its operations cannot be seen",
-                "build it with tf_keras.Model(inputs, outputs)",
-            )
-        ]
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        return [
-            Problem(
-                model.name,
-                f"has {len(model.inputs)} inputs and {len(model.outputs)} outputs",
-                "give it one of each, features and logits",
-            )
-        ]
+    problem = _whole_problem(model)
+    if problem:
+        return [problem]
+    model = layer_rules.functional(model)
     by_layer = [_problem(layer, model) for layer in model.layers]
     found = [problem for problem in by_layer if problem]
     return found or [
@@ -52,22 +41,60 @@ def check_quantizable(model: keras.Model) -> list[Problem]:
     ]
 
 
+def _whole_problem(model: keras.Model) -> Problem | None:
+    """What is wrong with a model before any of its layers is looked at."""
+    name = getattr(model, "name", str(model))
+    if not isinstance(model, keras.Model) or not getattr(model, "_is_graph_network", False):
+        mend = "build it with tf_keras.Model(inputs, outputs)"
+        if isinstance(model, keras.Sequential):
+            mend = "begin it with layers.Input(shape)"
+        return Problem(name, "is no functional model, so its operations cannot be seen", mend)
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        return Problem(
+            name,
+            f"has {len(model.inputs)} inputs and {len(model.outputs)} outputs",
+            "give it one of each, features and logits",
+        )
+    if isinstance(model.output, list | tuple | dict):
+        return Problem(
+            name,
+            f"gives its output in a {type(model.output).__name__}",
+            "build it with the tensor itself, tf_keras.Model(inputs, logits)",
+        )
+    return None
+
+
 def _problem(layer: layers.Layer, model: keras.Model) -> Problem | None:
     if isinstance(layer, layers.InputLayer):
-        return None
+        return _input_problem(layer)
     if isinstance(layer, keras.Model):
         return Problem(
             layer.name, "is a model inside the model", "add its layers to the outer model directly"
         )
     if layer_rules.kind(layer) not in layer_rules.RULES:
         return _unknown(layer)
-    if len(layer.inbound_nodes) > 1:
+    if len(layer_rules.calls(layer, model)) > 1:
         return Problem(
             layer.name,
             "is used more than once, and each use has a range of its own",
             "use a layer for each",
         )
-    return _rule_problem(layer, model)
+    return _rule_problem(layer, model) or _argument_problem(layer)
+
+
+def _input_problem(layer: layers.InputLayer) -> Problem | None:
+    (tensor,) = tf.nest.flatten(layer.output)
+    if layer.sparse or layer.ragged or tensor.dtype != tf.float32:
+        return Problem(
+            layer.name, f"is an input of {tensor.dtype.name}", "give it dense float32 features"
+        )
+    if None in tensor.shape[1:]:
+        return Problem(
+            layer.name,
+            f"is an input of shape {list(tensor.shape[1:])}",
+            "give every size but the batch's: int8 kernels take no other",
+        )
+    return None
 
 
 def _unknown(layer: layers.Layer) -> Problem:
@@ -84,18 +111,41 @@ def _unknown(layer: layers.Layer) -> Problem:
 
 
 def _rule_problem(layer: layers.Layer, model: keras.Model) -> Problem | None:
-    """What its row in `layer_rules.RULES` does not allow of a layer."""
+    """What its row in `layer_rules.RULES` does not allow of where a layer stands."""
     kind = layer_rules.kind(layer)
     rule = layer_rules.RULES[kind]
+    title = layer_rules.title(kind)
     if rule.alone and len(layer_rules.fused_chain(layer, model)) == 1:
-        title = layer_rules.title(kind)
         return Problem(layer.name, f"is a {title} that folds into no kernel", rule.alone)
-    for argument, option in rule.options.items():
-        value = getattr(layer, argument)
-        value = layer_rules.activation_name(layer) if argument == "activation" else value
-        if value not in option.allowed:
-            reason = f"has {argument}={value}, which its int8 kernel does not compute"
-            return Problem(layer.name, reason, option.mend)
+    (call,) = layer_rules.calls(layer, model)
+    given = [n for n, value in call.call_kwargs.items() if value is not None and value is not False]
+    if given or call.call_args[1:]:
+        reason = f"is called with {', '.join(given) or 'more than its input'}"
+        return Problem(layer.name, reason, "call it with its input alone")
+    read = len(layer_rules.producers(layer, model))
+    if rule.inputs not in (None, read):
+        reason = f"reads {read} tensors, its int8 kernel {rule.inputs}"
+        return Problem(layer.name, reason, f"use a {title} for two, and another for the next")
+    return None
+
+
+def _argument_problem(layer: layers.Layer) -> Problem | None:
+    """What its row does not allow of a layer's arguments, or does not know."""
+    rule = layer_rules.RULES[layer_rules.kind(layer)]
+    free = {*rule.free, *layer_rules.FREE_EVERYWHERE}
+    options = {**layer_rules.EVERYWHERE, **rule.options}
+    for argument, value in layer.get_config().items():
+        if argument in free or argument.endswith(layer_rules.FREE_ENDINGS):
+            continue
+        if argument == "activation":
+            value = layer_rules.activation_name(layer)
+        if isinstance(layer, layers.Activation) and argument == "activation":
+            continue  # it is what chose the row
+        reason = f"has {argument}={value}, which its int8 kernel does not compute"
+        if argument not in options:
+            return Problem(layer.name, reason, f"leave {argument} out: nothing here knows it")
+        if not options[argument].allows(value, layer):
+            return Problem(layer.name, reason, options[argument].mend)
     return None
 
 

@@ -41,7 +41,7 @@ def range_groups(model: keras.Model) -> list[RangeGroup]:
     joined = {layer.name: {layer.name} for layer in written}
     for layer in written:
         if _range(layer) == layer_rules.SAME:
-            names = [layer.name, *(before.name for before in layer_rules.producers(layer))]
+            names = [layer.name, *(before.name for before in layer_rules.producers(layer, model))]
             together = set().union(*(joined[name] for name in names))
             joined |= dict.fromkeys(together, together)
     groups = {id(names): names for names in joined.values()}.values()

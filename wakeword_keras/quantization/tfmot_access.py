@@ -5,6 +5,7 @@ and the output. What is quantized, and in which range, its own registry would de
 `LayerQuantization` for every layer does, put in through its `QuantizeScheme`.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -20,7 +21,6 @@ from tensorflow_model_optimization.python.core.quantization.keras import (
     quantizers,
 )
 from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
-    default_8bit_quantizers,
     default_8bit_transforms,
 )
 from tensorflow_model_optimization.python.core.quantization.keras.graph_transformations import (
@@ -35,23 +35,49 @@ Range = tuple[float, float]
 Quantizer: TypeAlias = quantizers.Quantizer
 
 
-class _DepthwiseQuantizer(default_8bit_quantizers.Default8BitConvWeightsQuantizer):
-    """Symmetric int8 weights, a range for every channel of [height, width, channels, multiplier].
+NARROWEST = 1e-6
+"""Width of the narrowest range that the TFLite converter keeps; others it widens to it."""
 
-    tfmot takes the last axis for the channels, which is the multiplier, of size 1: one range for
-    all channels, while channels of a depthwise kernel differ most.
+
+class _WeightQuantizer(quantizers.LastValueQuantizer):
+    """Symmetric int8 weights.
+
+    tfmot takes the last axis of a depthwise kernel, [height, width, channels, multiplier], for the
+    channels: one range for all, while its channels differ most. And it gives a filter of zeros a
+    range of no width, at whose scale no bias fits into 32 bits: here it has its layer's widest.
+
+    Args:
+      channel_axes: how many of the weight's last axes have a range for each index; 0: one for all.
     """
 
+    def __init__(self, channel_axes: int):
+        super().__init__(num_bits=8, per_axis=channel_axes > 0, symmetric=True, narrow_range=True)
+        self.channel_axes = channel_axes
+
     def build(self, tensor_shape, name, layer):
-        """Create the range variables of every channel."""
-        return super().build((tensor_shape[2] * tensor_shape[3],), name, layer)
+        """Create the range variables."""
+        return self._add_range_weights(layer, name, self.per_axis, self._by_channel(tensor_shape))
 
     def __call__(self, inputs, training, weights, **kwargs):
-        """The kernel, fake-quantized."""
-        shape = inputs.shape
-        by_channel = tf.reshape(inputs, (1, shape[0], shape[1], shape[2] * shape[3]))
-        quantized = super().__call__(by_channel, training, weights, **kwargs)
-        return tf.reshape(quantized, shape)
+        """The weight, fake-quantized; in training, by a range that its values decide."""
+        by_channel = tf.reshape(inputs, self._by_channel(inputs.shape))
+        if training:
+            self._set_range(by_channel, weights)
+        quantized = super().__call__(by_channel, False, weights, **kwargs)
+        return tf.reshape(quantized, inputs.shape)
+
+    def _set_range(self, by_channel, weights):
+        sizes = tf.abs(by_channel)
+        widest = tf.reduce_max(sizes)
+        ends = tf.reduce_max(sizes, range(len(sizes.shape) - 1)) if self.per_axis else widest
+        ends = tf.where(ends < NARROWEST / 2, tf.where(widest > 0, widest, 1.0), ends)
+        weights["min_var"].assign(-ends)
+        weights["max_var"].assign(ends)
+
+    def _by_channel(self, shape):
+        if self.channel_axes < 2:
+            return shape
+        return (1, *shape[: -self.channel_axes], math.prod(shape[-self.channel_axes :]))
 
 
 class _ConstantQuantizer(quantizers.LastValueQuantizer):
@@ -68,19 +94,17 @@ class _ConstantQuantizer(quantizers.LastValueQuantizer):
 
 def per_channel() -> Quantizer:
     """Symmetric int8 weights, a range for every index of the last axis."""
-    return default_8bit_quantizers.Default8BitConvWeightsQuantizer()
+    return _WeightQuantizer(channel_axes=1)
 
 
 def per_depthwise_channel() -> Quantizer:
     """The same for every channel of a depthwise kernel."""
-    return _DepthwiseQuantizer()
+    return _WeightQuantizer(channel_axes=2)
 
 
 def per_tensor() -> Quantizer:
     """Symmetric int8 weights of one range."""
-    return quantizers.LastValueQuantizer(
-        num_bits=8, per_axis=False, symmetric=True, narrow_range=True
-    )
+    return _WeightQuantizer(channel_axes=0)
 
 
 def constant(held: Callable[[tf.Tensor], tf.Tensor] = tf.identity) -> Quantizer:
@@ -228,6 +252,16 @@ def set_weight_ranges(qat: keras.Model) -> None:
     for layer in qat.layers:
         for weight, quantizer, variables in getattr(layer, "_weight_vars", ()):
             quantizer(weight, True, weights=variables)
+
+
+def symmetric_weights(qat: keras.Model) -> dict[str, tf.Variable]:
+    """Every weight whose integers are symmetric, by the float layer's name."""
+    return {
+        layer.layer.name: weight
+        for layer in qat.layers
+        for weight, quantizer, _ in getattr(layer, "_weight_vars", ())
+        if quantizer.symmetric
+    }
 
 
 def _input_layer(qat: keras.Model) -> QuantizeLayer:

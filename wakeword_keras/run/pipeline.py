@@ -50,7 +50,7 @@ from wakeword_keras.names import (
 )
 from wakeword_keras.onnx import streaming as onnx_streaming
 from wakeword_keras.onnx import translate
-from wakeword_keras.quantization import calibration, fake_quantize, finetuning
+from wakeword_keras.quantization import calibration, fake_quantize, finetuning, kernel_limits, proof
 from wakeword_keras.report import report
 from wakeword_keras.run import ambient_audio, esphome_target, input_files
 from wakeword_keras.run.directory import FILE, RunDirectory, locked, sha256
@@ -452,6 +452,7 @@ def _calibrate(
     calibration_set: ClipFeatures,
 ) -> None:
     ranges = calibration.calibrate(qat, fp32, calibration_set.features)
+    kernel_limits.check_biases(qat, fp32)  # not only after fine-tuning
     write_json(run.path("calibration.json"), _calibration_record(calibration_set, ranges))
 
 
@@ -491,7 +492,7 @@ def _export(
     converters: dict[str, Callable[[], bytes]] = {
         FP32_TFLITE: lambda: convert.float_model(fp32),
         INT8_PTQ: lambda: convert.int8_model(fp32, dataset_fn),
-        INT8: lambda: convert.int8_model(qat, dataset_fn),
+        INT8: lambda: proof.int8_model(qat, fp32, calibration_set.features),
     }
     for name, converted in converters.items():
         write_bytes(run.path("export", TFLITE_FILES[name]), converted())

@@ -197,6 +197,7 @@ def fit(
         directory / "checkpoint.npz", made_from, model, optimizer, history, keep_best
     )
     first_epoch = resume.restore()
+    _check_found(directory, data, schedule, first_epoch)
     pools = Pools(directory / HARD_NEGATIVES, data.first_pools)
     pools.keep(first_epoch)
     if first_epoch < schedule.epochs and not keep_best.exhausted:
@@ -222,6 +223,18 @@ def fit(
                 verbose=0,
             )
     keep_best.restore()
+
+
+def _check_found(directory: Path, data: TrainingData, schedule: Schedule, epochs: int) -> None:
+    """Raise InputError where what was found in so many epochs is lost: batches draw from it."""
+    if data.negatives is None or not data.negatives.config.hard_share:
+        return
+    found = epochs >= min(data.negatives.config.listen_every, schedule.epochs)
+    if found and epochs and not (directory / HARD_NEGATIVES).exists():
+        raise InputError(
+            f"{directory / HARD_NEGATIVES} is missing, which training draws from: delete "
+            f"{directory / 'checkpoint.npz'} and repeat the command: this stage trains anew"
+        )
 
 
 def _made_from(model: keras.Model, data: TrainingData, loss: LossConfig, schedule: Schedule) -> str:
