@@ -80,7 +80,8 @@ def of_run(apart: Collection[str] = ()) -> RunConfig:
         values[name].unparse()
     try:
         values([sys.argv[0], *_lines(path)])
-    except (flags.Error, ValueError) as error:
+        read()  # on its own, so that what the file lacks is not laid on the command line
+    except (flags.Error, ValueError) as error:  # an InputError is a ValueError
         raise InputError(
             f"{path} is damaged ({error}): repeat the command that began the run, which writes it "
             "again"

@@ -214,6 +214,20 @@ def test_uneven_channels_are_named():
     assert "equalise" in hint
 
 
+@pytest.mark.parametrize("undefined", [np.inf, np.nan])
+def test_a_layer_undefined_on_what_int8_gives_it_has_figures_all_the_same(undefined):
+    # 1 / sqrt of a variance that int8 rounds to zero, or below it.
+    affine = Affine(0.1, 0)
+    codes = np.int8([[1, 2, 127]])
+    tally = layer_error._Tally(affine)
+    tally.add(codes, dequantize(codes, affine), np.float32([[0.1, 0.2, undefined]]))
+    error = layer_error._with_hint(tally.error("x", "RSQRT", 1))
+    json.dumps(dataclasses.asdict(error), allow_nan=False)
+    assert (error.own_sqnr_db, error.rounding_share) == (-layer_error.MAX_DB, 0.0)
+    assert error.saturated == pytest.approx(1 / 3)
+    assert error.channel_spread == pytest.approx(0.2 / 0.15)
+
+
 def test_swapped_files_fail_loudly(files, features):
     with pytest.raises(InputError, match="swapped"):
         layer_error.layer_errors(files[1], files[0], features)

@@ -165,6 +165,13 @@ def test_a_command_line_becomes_the_configuration(command_line):
     assert not run.train.prior_bias
 
 
+def test_a_run_flags_without_what_a_run_needs_is_named(command_line, tmp_path):
+    (tmp_path / "run.flags").write_text("")
+    command_line(f"--run_dir={tmp_path}")
+    with pytest.raises(InputError, match=r"run\.flags is damaged \(nothing to train on"):
+        run_flags.of_run()
+
+
 def test_alpha_can_be_none_again(command_line):
     command_line("--data_dir=x", "--wake_words=yes", "--alpha=0.25", "--alpha=none")
     assert run_flags.read().loss.alpha is None

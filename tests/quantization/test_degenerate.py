@@ -87,7 +87,13 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", CHANGES)
+DEFAULT = ("a pruned filter", "a dense batch norm of zero", "a faint filter", "logits of zero")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=() if case in DEFAULT else pytest.mark.slow) for case in CHANGES],
+)
 def test_int8_is_finite_and_near_the_float_model_and_an_epoch_leaves_it_so(case, features):
     model = network()
     CHANGES[case](model)

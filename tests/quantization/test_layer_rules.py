@@ -320,6 +320,7 @@ def assert_every_kernel_is_its_qat_layer(model, epochs, qat_epochs):
     assert np.corrcoef(logits[:, 0], expected[:, 0])[0, 1] > 0.98
 
 
+@pytest.mark.slow
 def test_every_kernel_of_a_whole_mobilenet_computes_what_its_qat_layers_compute():
     keras.utils.set_random_seed(0)
     model = mobilenet_v3.mobilenet_v3_small(64, 32, 1, width=0.25)

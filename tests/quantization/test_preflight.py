@@ -78,6 +78,12 @@ def test_a_model_of_several_outputs_or_no_graph_is_a_problem():
     ]
 
 
-def test_our_architectures_have_no_problem():
-    for name in models.ARCHITECTURES:
-        assert check_quantizable(models.build(name, 182, 32, 2)) == []
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.endswith(("_large", "_s")) else ())
+        for name in models.ARCHITECTURES
+    ],
+)
+def test_our_architectures_have_no_problem(name):
+    assert check_quantizable(models.build(name, 182, 32, 2)) == []

@@ -49,6 +49,8 @@ def test_a_finished_run_does_nothing_again(finished):
 def test_a_stage_that_lacks_a_file_is_done_again_by_who_trains_alone(finished):
     (finished / "run" / "history.csv").unlink()
     refused(finished, "no train stage, history.csv is missing", "repeat", allowed=())
+    with pytest.raises(InputError, match=r"no train stage, history\.csv is missing"):
+        opened(finished, ()).check("train")
     do(opened(finished), finished, calls := [])
     assert calls == [("history.csv", "weights.npz")]
 

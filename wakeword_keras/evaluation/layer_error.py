@@ -275,6 +275,8 @@ class _Tally:
         """Count one clip's tensor: int8, FP32, and float from the INT8 layer's inputs."""
         real = dequantize(codes, self.affine).astype(np.float64)
         fp32, own = fp32.astype(np.float64), own.astype(np.float64)
+        # Such as 1 / sqrt of what int8 rounds below zero: as far off as that of zero.
+        own = np.where(np.isnan(own), np.inf, own)
         products = (
             (fp32, fp32),
             (real - fp32, real - fp32),
@@ -295,8 +297,9 @@ class _Tally:
         fp32, difference, int8, product, own_error = (float(s) for s in self.sums)
         values = int(self.codes.sum())
         norm = np.sqrt(fp32 * int8)
-        # Up to half the other channels may be dead; they say nothing of the spread.
-        alive = np.asarray(self.peaks)[np.asarray(self.peaks) > 0]
+        # Channels that are dead, up to half the others, or infinite say nothing of the spread.
+        peaks = np.asarray(self.peaks)
+        alive = peaks[(peaks > 0) & np.isfinite(peaks)]
         rounding = values * self.affine.scale**2 / 12
         return LayerError(
             layer=layer,
@@ -320,7 +323,9 @@ class _Tally:
 def _decibels(signal: float, error: float) -> float:
     if not error:
         return MAX_DB
-    return float(np.clip(10 * np.log10(signal / error), -MAX_DB, MAX_DB)) if signal else -MAX_DB
+    if not signal or np.isinf(error):
+        return -MAX_DB
+    return float(np.clip(10 * np.log10(signal / error), -MAX_DB, MAX_DB))
 
 
 def _width(codes: NDArray[np.int64], tail: float) -> float:

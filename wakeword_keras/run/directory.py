@@ -115,11 +115,15 @@ class RunDirectory:
         """
         if self.done(stage):
             return
-        if stage not in self._allowed:
-            why = f"{self._lost(stage)[0]} is missing" if self._lost(stage) else "it is not done"
-            raise InputError(f"{self.directory} has no {stage} stage, {why}: {_REPEAT}")
+        self.check(stage)
         with self._running(stage):
             work()
+
+    def check(self, stage: str) -> None:
+        """Raise InputError where a stage is not done, and the run was opened to be read."""
+        if not self.done(stage) and stage not in self._allowed:
+            why = f"{self._lost(stage)[0]} is missing" if self._lost(stage) else "it is not done"
+            raise InputError(f"{self.directory} has no {stage} stage, {why}: {_REPEAT}")
 
     def _lost(self, stage: str) -> list[str]:
         written = self.record["stages"].get(stage, {}).get("files", {})

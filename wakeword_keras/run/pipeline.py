@@ -434,6 +434,7 @@ def _qat(
     calibration_set: ClipFeatures,
 ) -> keras.Model:
     qat = fake_quantize.quantize(fp32, config.frontend.input_affine)
+    run.check("qat")
     if not run.done("qat"):
         run.forget(["calibration"])  # QAT starts from ranges that lie in memory alone
     run.once("calibration", lambda: _calibrate(run, qat, fp32, calibration_set))
