@@ -405,7 +405,7 @@ def test_a_mask_wider_than_the_features_is_cut_to_them():
         {"shift_ms": -1},
         {"time_masks": -2},
         {"warmup_ms": 105},
-        {"snr_low_db": 40.0},
+        {"snr_low_db": 50.0},
         {"gain_high_db": -20.0},
     ],
 )

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 from dataclasses import replace
 
 import numpy as np
@@ -331,3 +332,20 @@ def test_recall_in_streams_chooses_the_best_epoch_where_there_is_any(tiny_model,
     assert best((0.8, 0.6, 0.6), (0.9, 0.5, 0.9), (0.9,)) == 1
     assert best((0.8, 0.6, 0.6), (0.9, 0.6, 0.7), (0.9, 0.6, 0.65)) == 2
     assert best((0.8, 0.6, 0.7), (0.9, 0.6, 0.7)) == 2
+
+
+def test_an_epoch_is_chosen_only_where_a_person_says_a_wake_word_of_validation(training_data):
+    (first, *others) = training_data.validation
+    assert training_data.people_validate
+
+    def spoken_by_machines(but_clips):
+        clips = tuple(
+            dataclasses.replace(clip, synthetic=clip.target < 0 or number not in but_clips)
+            for number, clip in enumerate(first.clips)
+        )
+        found = (dataclasses.replace(first, clips=clips), *others)
+        return dataclasses.replace(training_data, validation=found)
+
+    positive = next(number for number, clip in enumerate(first.clips) if clip.target >= 0)
+    assert not spoken_by_machines(()).people_validate
+    assert spoken_by_machines((positive,)).people_validate

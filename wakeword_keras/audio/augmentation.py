@@ -69,7 +69,7 @@ class AugmentConfig:
 
     background_probability: float = 0.7
     snr_low_db: float = 0.0
-    snr_high_db: float = 30.0
+    snr_high_db: float = 45.0
     gain_low_db: float = -10.0
     gain_high_db: float = 6.0
     shift_ms: int = 60

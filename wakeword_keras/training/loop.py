@@ -119,6 +119,12 @@ class TrainingData:
         """Batches of an epoch."""
         return batches.steps_per_epoch(self.shards, self.config, self.negatives)
 
+    @property
+    def people_validate(self) -> bool:
+        """Whether a wake word of validation is said by a person."""
+        clips = self.validation[0].clips
+        return any(clip.target >= 0 and not clip.synthetic for clip in clips)
+
     def targets(self) -> NDArray[np.int32]:
         """int32 [examples], in the shares of a batch: index of the wake word, -1 for none."""
         others = batches.negatives_in_epoch(self.shards, self.config, self.negatives)
@@ -191,7 +197,8 @@ def fit(
     steps = data.steps
     optimizer = _optimizer(schedule, steps)
     history = callbacks.HistoryCsv(directory / "history.csv")
-    keep_best = callbacks.KeepBest(model, history, schedule.patience)
+    mean_from = None if data.people_validate else schedule.epochs // 2 + 1
+    keep_best = callbacks.KeepBest(model, history, schedule.patience, mean_from)
     made_from = _made_from(model, data, loss, schedule)
     resume = callbacks.Resume(
         directory / "checkpoint.npz", made_from, model, optimizer, history, keep_best
