@@ -165,16 +165,14 @@ class KeepBest(keras.callbacks.Callback):
     equal ones again the latest. Elsewhere it is the highest val_auc; among those within AUC_TIE of
     it the latest, whose learning rate is the lowest.
 
-    With `mean_from`, which is for validation by a synthesiser alone, nothing is chosen and nothing
-    stops: what an engine that never trained makes of an epoch says nothing of people. Kept is the
-    mean of the weights of all epochs from that one on (stochastic weight averaging: Izmailov et al.
-    2018, arXiv:1803.05407).
+    Unless it `chooses` the last is kept and nothing stops: where only a synthesiser validates, what
+    it makes of an epoch says nothing of people.
 
     Args:
       model: whose weights to keep.
       history: the training's history, listed before this callback.
       patience: epochs without a better one before training stops.
-      mean_from: number, from 1, of the first epoch of the mean; None to choose the best epoch.
+      chooses: whether the best epoch is kept, and not the last.
     """
 
     def __init__(
@@ -182,14 +180,14 @@ class KeepBest(keras.callbacks.Callback):
         model: keras.Model,
         history: HistoryCsv,
         patience: int,
-        mean_from: int | None = None,
+        chooses: bool = True,
     ) -> None:
         super().__init__()
         self.weights: list[NDArray] = model.get_weights()
         self._kept = model
         self._history = history
         self._patience = patience
-        self._mean_from = mean_from
+        self._chooses = chooses
 
     def best_epoch(self) -> int | None:
         """Number (from 1) of the best epoch so far, None before the first."""
@@ -208,28 +206,16 @@ class KeepBest(keras.callbacks.Callback):
     def exhausted(self) -> bool:
         """Whether the last `patience` epochs brought nothing better."""
         best = self.best_epoch()
-        if self._mean_from is not None:
+        if best is None or not self._chooses:
             return False
-        return best is not None and self._history.rows[-1]["epoch"] - best >= self._patience
+        return self._history.rows[-1]["epoch"] - best >= self._patience
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Keep the weights if this epoch is the best, or take them into the mean."""
-        if self._mean_from is not None:
-            self._take_into_mean(epoch + 2 - self._mean_from)
-        elif self.best_epoch() == epoch + 1:
+        """Keep the weights if this epoch is the best, or the last."""
+        if not self._chooses or self.best_epoch() == epoch + 1:
             self.weights = self._kept.get_weights()
         if self.exhausted:
             self.model.stop_training = True
-
-    def _take_into_mean(self, count: int) -> None:
-        now = self._kept.get_weights()
-        if count <= 1:
-            self.weights = now
-        else:
-            self.weights = [
-                (kept + (new - kept) / count).astype(new.dtype)
-                for kept, new in zip(self.weights, now, strict=True)
-            ]
 
     def restore(self) -> None:
         """Give the model its best weights back."""

@@ -197,8 +197,7 @@ def fit(
     steps = data.steps
     optimizer = _optimizer(schedule, steps)
     history = callbacks.HistoryCsv(directory / "history.csv")
-    mean_from = None if data.people_validate else schedule.epochs // 2 + 1
-    keep_best = callbacks.KeepBest(model, history, schedule.patience, mean_from)
+    keep_best = callbacks.KeepBest(model, history, schedule.patience, data.people_validate)
     made_from = _made_from(model, data, loss, schedule)
     resume = callbacks.Resume(
         directory / "checkpoint.npz", made_from, model, optimizer, history, keep_best
