@@ -5,6 +5,7 @@ from tf_keras import layers
 from wakeword_keras import models
 from wakeword_keras.affine import Affine
 from wakeword_keras.errors import InputError
+from wakeword_keras.models import operations
 from wakeword_keras.quantization.fake_quantize import check_quantizable, quantize
 
 
@@ -87,3 +88,33 @@ def test_a_model_of_several_outputs_or_no_graph_is_a_problem():
 )
 def test_our_architectures_have_no_problem(name):
     assert check_quantizable(models.build(name, 182, 32, 2)) == []
+
+
+def sum_of_one_flattened(x):
+    flat = layers.Flatten()(x)
+    return layers.Add(name="odd")([flat, layers.Dropout(0.1)(flat)])
+
+
+def square_of_dense_rows(x):
+    rows = layers.BatchNormalization()(layers.Dense(4)(x))
+    return layers.Multiply(name="odd")([rows, rows])
+
+
+def mean_of_one_channel(x):
+    return operations.ChannelMean(name="odd")(layers.Reshape((96, 1))(x))
+
+
+@pytest.mark.parametrize("block", [sum_of_one_flattened, square_of_dense_rows, mean_of_one_channel])
+def test_what_the_converter_rewrites_is_refused(block):
+    """Random graphs found these: the converter failed, or left a rounding out."""
+    inputs = layers.Input((12, 8))
+    outputs = layers.Dense(1)(layers.Flatten()(block(inputs)))
+    (problem,) = check_quantizable(keras.Model(inputs, outputs))
+    assert problem.layer == "odd"
+
+
+def test_one_tensor_read_twice_is_no_problem_where_nothing_was_reshaped():
+    inputs = layers.Input((12, 8))
+    rows = layers.ReLU()(inputs)
+    outputs = layers.Dense(1)(layers.Flatten()(layers.Multiply()([rows, rows])))
+    assert check_quantizable(keras.Model(inputs, outputs)) == []

@@ -6,7 +6,11 @@ import tensorflow as tf
 import tf_keras as keras
 from tf_keras import layers
 
+from wakeword_keras.models import operations
 from wakeword_keras.quantization import layer_rules, shared_ranges
+
+_RESHAPING = (layers.Reshape, layers.Flatten)
+_PASSING = (layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.Permute)
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,34 @@ def _rule_problem(layer: layers.Layer, model: keras.Model) -> Problem | None:
     if rule.inputs not in (None, read):
         reason = f"reads {read} tensors, its int8 kernel {rule.inputs}"
         return Problem(layer.name, reason, f"use a {title} for two, and another for the next")
+    if rule.inputs == 2 and _reads_one_reshaped(layer, model):
+        reason = (
+            "reads one tensor twice, reshaped: the converter mixes up its scale and the result's"
+        )
+        return Problem(layer.name, reason, "put the Reshape, Flatten or Dense layer behind it")
+    if isinstance(layer, operations.ChannelMean) and layer.input_shape[-1] == 1:
+        reason = "averages one channel, which the converter leaves out"
+        return Problem(layer.name, reason, "leave it out, too")
     return None
+
+
+def _reads_one_reshaped(layer: layers.Layer, model: keras.Model) -> bool:
+    """Whether all that a layer reads is one tensor, which a RESHAPE of the file has written."""
+    paths = [_path(before, model) for before in layer_rules.producers(layer, model)]
+    sources = {path[-1].name for path in paths}
+    reshapes = any(isinstance(part, _RESHAPING) for path in paths for part in path)
+    head = layer_rules.fused_chain(paths[0][-1], model)[0]
+    # A Dense layer of more than a vector is reshaped before and behind its kernel.
+    reshapes |= isinstance(head, layers.Dense) and len(head.input_shape) > 2
+    return len(sources) == 1 and reshapes
+
+
+def _path(layer: layers.Layer, model: keras.Model) -> list[layers.Layer]:
+    """A layer and those before it, back to the one that gives the values that they pass on."""
+    path = [layer]
+    while isinstance(path[-1], (*_RESHAPING, *_PASSING)) or layer_rules.kind(path[-1]) == "linear":
+        path += layer_rules.producers(path[-1], model)
+    return path
 
 
 def _argument_problem(layer: layers.Layer) -> Problem | None:

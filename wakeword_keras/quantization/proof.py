@@ -75,8 +75,8 @@ def verify(
         name = logits if output.tensor in graph.outputs else _layer_of(output, last_of)
         if name and not _difference(written[output.tensor], expected[name]) == 0:
             raise InputError(
-                f"the INT8 file's logits are {apart:.0f} steps from those of its QAT model; the "
-                f"first layer to differ is {name!r} ({output.label}): write it with other layers"
+                f"layer {name!r} ({output.label}) is the first that differs from its QAT model in "
+                f"the INT8 file, whose logits are {apart:.0f} steps apart: write it with others"
             )
 
 
