@@ -161,7 +161,7 @@ def train(
     config: TrainConfig,
     directory: Path,
 ) -> None:
-    """Train a float model; it ends with the weights of its best epoch.
+    """Train a float model; it ends with the weights that `KeepBest` keeps.
 
     Args:
       model: functional Keras model from features to logits, changed in place.
@@ -187,7 +187,7 @@ def fit(
     forward: keras.Model | None = None,
     teacher: keras.Model | None = None,
 ) -> None:
-    """The training loop of both stages: resumable, logged, ending with the best epoch's weights.
+    """The training loop of both stages: resumable, logged, ending with the weights of `KeepBest`.
 
     `forward`, on the same variables, computes the logits in the model's place. With a `teacher` its
     logits are learnt instead of the labels.
@@ -233,10 +233,10 @@ def fit(
 
 def _check_found(directory: Path, data: TrainingData, schedule: Schedule, epochs: int) -> None:
     """Raise InputError where what was found in so many epochs is lost: batches draw from it."""
-    if data.negatives is None or not data.negatives.config.hard_share:
+    if not epochs or data.negatives is None or not data.negatives.config.hard_share:
         return
     found = epochs >= min(data.negatives.config.listen_every, schedule.epochs)
-    if found and epochs and not (directory / HARD_NEGATIVES).exists():
+    if found and not (directory / HARD_NEGATIVES).exists():
         raise InputError(
             f"{directory / HARD_NEGATIVES} is missing, which training draws from: delete "
             f"{directory / 'checkpoint.npz'} and repeat the command: this stage trains anew"
