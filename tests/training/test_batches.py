@@ -76,6 +76,11 @@ def test_a_second_iteration_gives_the_same_batches(shards):
     equal(*(list(batch_stream.as_numpy_iterator()) for _ in range(2)))
 
 
+def test_nothing_waits_for_a_tuning_thread_where_training_stops_before_the_stream_ends(shards):
+    made = batches.training_batches(shards, FRONTEND, AUGMENT, CONFIG, 1, 0, 2)
+    assert made.options().autotune.enabled is False
+
+
 def test_the_seed_decides_every_batch(shards):
     first, other = stream(shards), stream(shards, seed=2)
     equal(first, stream(shards))
