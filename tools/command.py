@@ -5,10 +5,11 @@ import itertools
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
@@ -29,6 +30,11 @@ class _Terminated(BaseException):
     """SIGTERM, as Ctrl-C is KeyboardInterrupt."""
 
 
+_SIGNALS = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}
+_AGAIN_S = 0.01
+_ignored: list[int] = []  # signals whose exception Python could raise nowhere
+
+
 def run(main: Callable[[Sequence[str]], object]) -> None:
     """Parse the flags and run a tool; does not return.
 
@@ -39,6 +45,7 @@ def run(main: Callable[[Sequence[str]], object]) -> None:
     """
     code: int | str | None = 0
     signal.signal(signal.SIGTERM, _terminate)
+    sys.unraisablehook = _send_again
     try:
         app.run(lambda argv: _guarded(main, argv[1:]), flags_parser=_parse)
     except SystemExit as end:
@@ -63,13 +70,13 @@ def _guarded(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) 
     logging.set_verbosity(logging.WARNING)
     try:
         main(arguments)
-    except InputError as error:
-        _fail(str(error))
-    except _Terminated:
-        _interrupted(143)
-    except KeyboardInterrupt:
-        _interrupted(130)
+    except (KeyboardInterrupt, _Terminated) as interrupt:
+        _interrupted(_SIGNALS[type(interrupt)])
     except Exception as error:
+        if _ignored:  # the error is of what was left half done
+            _interrupted(_ignored[0])
+        if isinstance(error, InputError):
+            _fail(str(error))
         mend = _mend(error)
         if mend is None:
             raise
@@ -77,13 +84,26 @@ def _guarded(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) 
         _fail(f"{name}: {mend}")
 
 
-def _interrupted(code: int) -> NoReturn:
+def _interrupted(number: int) -> NoReturn:
     print("interrupted: the same command goes on from here", file=sys.stderr)
-    sys.exit(code)
+    sys.exit(128 + number)
 
 
 def _terminate(*_: object) -> NoReturn:
     raise _Terminated
+
+
+def _send_again(unraisable: Any) -> None:
+    """Send a signal again that came in a callback (espeak's, libsndfile's) or in a destructor.
+
+    Python cannot raise an exception through those: it prints and forgets it.
+    """
+    number = _SIGNALS.get(unraisable.exc_type)
+    if number is None:
+        sys.__unraisablehook__(unraisable)
+        return
+    _ignored.append(number)
+    threading.Timer(_AGAIN_S, os.kill, (os.getpid(), number)).start()
 
 
 def _mend(error: BaseException | None) -> str | None:

@@ -46,7 +46,7 @@ from wakeword_keras.quantization import (
 from wakeword_keras.quantization.calibration import ActivationRange
 from wakeword_keras.quiet import quiet
 from wakeword_keras.report import report
-from wakeword_keras.tflite import convert, flatbuffer
+from wakeword_keras.tflite import convert
 
 Data = Any
 """Features as an array [clips, ...], or a tf.data.Dataset whose elements begin with a batch."""
@@ -150,15 +150,9 @@ def export_tflite(model: keras.Model, path: str | Path, features: Data = None) -
 
 def _int8_file(qat: keras.Model, fp32: keras.Model) -> bytes:
     """The file of a QAT model, proven on noise over the whole range of its input."""
-    shape = qat.inputs[0].shape[1:]
-    # The converter asks for clips, and takes the model's own ranges.
-    zeros = np.zeros((1, *shape), np.float32)
-    content = convert.int8_model(qat, calibration.representative_dataset(zeros))
-    affine = flatbuffer.input_affine(content)
-    assert affine is not None, "convert gives fully int8 files"
-    noise = np.random.default_rng(0).uniform(affine.low, affine.high, (8, *shape))
-    proof.verify(content, qat, fp32, noise.astype(np.float32))
-    return content
+    ends = tfmot_access.input_range(qat)
+    noise = np.random.default_rng(0).uniform(*ends, (8, *qat.inputs[0].shape[1:]))
+    return proof.int8_model(qat, fp32, noise.astype(np.float32))
 
 
 @dataclass(frozen=True, repr=False)

@@ -99,7 +99,7 @@ def dense(g):
 
 
 def batch_norm_behind_something(g):
-    before = g.pick(conv, depthwise, dense)(g)
+    before = g.pick(conv, conv, conv, depthwise, depthwise, depthwise, dense)(g)
     if before is not None:
         axis = g.pick(*range(1, before.shape.rank)) if g.chance(0.15) else -1
         x = layers.BatchNormalization(axis=axis, scale=g.chance(0.8), center=g.chance(0.8))(before)

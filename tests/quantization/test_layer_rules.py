@@ -70,9 +70,8 @@ def depthwise_multiplier(x):
     return relu(layers.BatchNormalization(momentum=0.5, name="depthwise_norm")(x), "depthwise")
 
 
-def dense_batch_norm(x):
-    x = layers.Dense(8, use_bias=False, name="dense")(layers.Flatten(name="wide")(x))
-    x = relu(layers.BatchNormalization(momentum=0.5, name="dense_norm")(x), "dense")
+def dense_relu(x):
+    x = relu(layers.Dense(8, name="dense")(layers.Flatten(name="wide")(x)), "dense")
     return layers.Reshape((1, 1, 8), name="again")(x)
 
 
@@ -110,7 +109,7 @@ BLOCKS = [
     inverted_residual,
     add_relu,
     depthwise_multiplier,
-    dense_batch_norm,
+    dense_relu,
     pools_and_padding,
     concatenation,
     gates,

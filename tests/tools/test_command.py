@@ -74,6 +74,10 @@ def test_an_unknown_flag_is_one_line_with_the_nearest_name(capsys):
     assert said.count("\n") == 1
 
 
+# Python can raise nothing through a callback of C.
+IN_A_CALLBACK = (
+    "import ctypes, os; ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), 15) or sum(range(9)))()"
+)
 PROGRAM = """
 from tools import command
 from wakeword_keras import InputError
@@ -92,6 +96,16 @@ command.run(main)
         ("raise KeyboardInterrupt", 130, "interrupted: the same command goes on from here"),
         (
             "import os; os.kill(os.getpid(), 15); import time; time.sleep(9)",
+            143,
+            "interrupted: the same command goes on from here",
+        ),
+        (
+            f"{IN_A_CALLBACK}; import time; time.sleep(9)",
+            143,
+            "interrupted: the same command goes on from here",
+        ),
+        (
+            f"{IN_A_CALLBACK}; raise InputError('x.wav: cut short')",
             143,
             "interrupted: the same command goes on from here",
         ),

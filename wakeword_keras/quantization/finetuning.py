@@ -44,9 +44,9 @@ def finetune(
     directory: Path,
     workers: Workers = ALONE,
 ) -> None:
-    """Train a calibrated, fake-quantized model; it ends with the weights of its best epoch.
+    """Train a calibrated, fake-quantized model; it ends with the weights that `KeepBest` keeps.
 
-    Best is judged on the quantized model's own validation metric, so the weights kept are those
+    Epochs are judged on the quantized model's own validation metric, so the weights kept are those
     whose *quantized* form is best. Ranges and batch-norm statistics stay as they are.
 
     Args:

@@ -77,13 +77,12 @@ class _Device(layers.Layer):
         """What every kernel writes, by the name of the last layer that it computes."""
         fp32 = self._structure()
         tensors: dict[str, Tensor] = {}
-        for layer in fp32.layers:
-            if isinstance(layer, layers.InputLayer):
-                tensors[layer.name] = self._input(inputs)
-            elif not layer_rules.folds_into_next(layer, fp32):
-                chain = layer_rules.fused_chain(layer, fp32)
+        for chain in layer_rules.kernel_chains(fp32):
+            if isinstance(chain[0], layers.InputLayer):
+                tensors[chain[0].name] = self._input(inputs)
+            else:
                 before = layer_rules.producers(chain[0], fp32)
-                tensors[layer.name] = self._layer(chain, [tensors[b.name] for b in before])
+                tensors[chain[-1].name] = self._layer(chain, [tensors[b.name] for b in before])
         return tensors
 
     def _input(self, inputs) -> Tensor:

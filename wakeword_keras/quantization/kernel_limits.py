@@ -61,16 +61,15 @@ def _kernels(
 ) -> Iterator[tuple[Sequence[layers.Wrapper], Sequence[float], float]]:
     """The layers that each kernel computes, the scales that it reads and the one that it writes."""
     scales: dict[str, float] = {}
-    for layer in fp32.layers:
-        if isinstance(layer, layers.InputLayer):
-            scales[layer.name] = _scale(tfmot_access.input_range(qat))
-        elif not layer_rules.folds_into_next(layer, fp32):
-            chain = layer_rules.fused_chain(layer, fp32)
+    for chain in layer_rules.kernel_chains(fp32):
+        if isinstance(chain[0], layers.InputLayer):
+            scales[chain[0].name] = _scale(tfmot_access.input_range(qat))
+        else:
             read = [scales[before.name] for before in layer_rules.producers(chain[0], fp32)]
             wrappers = [tfmot_access.wrapper_of(qat, part.name) for part in chain]
             ends = tfmot_access.output_range(wrappers[-1])
-            scales[layer.name] = read[0] if ends is None else _scale(ends)
-            yield wrappers, read, scales[layer.name]
+            scales[chain[-1].name] = read[0] if ends is None else _scale(ends)
+            yield wrappers, read, scales[chain[-1].name]
 
 
 def _sum_problem(chain: Sequence[layers.Wrapper], read: Sequence[float], out: float) -> str:

@@ -257,9 +257,6 @@ def integer_weights(chain: Chain, read_scale):
     by_channel = (-1, folded[0].depth_multiplier) if is_depthwise else (-1,)
     held = tf.cast(quantized * tf.reshape(factor, by_channel), tf.float64)
     scale = scale * tf.cast(tf.abs(factor), tf.float64)
-    if isinstance(folded[0], layers.Dense) and len(factor.shape):
-        # Of a Dense layer with a batch norm the converter quantizes the product anew.
-        scale = 2 * tf.reduce_max(tf.abs(held), 0) / WEIGHT_STEPS
     scale = tf.maximum(scale, tf.constant(tfmot_access.NARROWEST / WEIGHT_STEPS, tf.float64))
     integers = int8_kernels.half_away(held / tf.reshape(scale, by_channel))
     # Scales are float32 in the file, products of them double in the kernel.

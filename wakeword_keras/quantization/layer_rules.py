@@ -115,7 +115,10 @@ PROBABILITY = (0.0, 255 / 256)
 UNIT = (-1.0, 127 / 128)
 CLAMPS: tuple[Kind, ...] = (layers.ReLU, "relu", "relu6")
 """Layers that a kernel clamps its output for."""
-_BEHIND_SUMS = (layers.BatchNormalization, activations.HardSigmoidShift, *CLAMPS)
+_BEHIND_SUMS: tuple[Kind, ...] = (activations.HardSigmoidShift, *CLAMPS)
+# Not behind a Dense layer: the converter scales its folded bias by what the representative clips
+# show of the layer's input and not by that tensor's range, so each set of clips gives another file.
+_BEHIND_CONVOLUTIONS = (layers.BatchNormalization, *_BEHIND_SUMS)
 _CHANNELS_LAST = {
     "data_format": Option(
         one_of("channels_last"), 'use "channels_last": int8 kernels read no other format'
@@ -146,7 +149,7 @@ RULES: dict[Kind, LayerRule] = {
         FREE,
         kernels.conv_2d,
         _weight("kernel", tfmot_access.per_channel),
-        _BEHIND_SUMS,
+        _BEHIND_CONVOLUTIONS,
         free=("filters", *_CONVOLUTION),
         options=_SUMS,
     ),
@@ -154,7 +157,7 @@ RULES: dict[Kind, LayerRule] = {
         FREE,
         kernels.depthwise_conv_2d,
         _weight("depthwise_kernel", tfmot_access.per_depthwise_channel),
-        _BEHIND_SUMS,
+        _BEHIND_CONVOLUTIONS,
         free=("depth_multiplier", *_CONVOLUTION),
         options=_SUMS,
     ),
@@ -171,8 +174,8 @@ RULES: dict[Kind, LayerRule] = {
         fuses=CLAMPS,
         free=("momentum", "epsilon", "center", "scale"),
         options=_LAST_AXIS,
-        alone="put it directly behind a convolution or Dense layer without activation that "
-        "nothing else reads",
+        alone="put it directly behind a convolution without activation that nothing else reads; in "
+        "place of a Dense layer use layers.Conv2D with a kernel of 1",
     ),
     activations.HardSigmoidShift: LayerRule(FREE, kernels.shift, fuses=CLAMPS),
     layers.ReLU: LayerRule(
@@ -333,6 +336,15 @@ def consumers(layer: layers.Layer, model: keras.Model) -> list[layers.Layer]:
         for before in _list(node.inbound_layers)
         if before is layer
     ]
+
+
+def kernel_chains(model: keras.Model) -> list[list[layers.Layer]]:
+    """The layers of each int8 kernel of a functional model, in the model's order.
+
+    An input layer is a chain of its own, that no kernel computes.
+    """
+    last = [layer for layer in model.layers if not folds_into_next(layer, model)]
+    return [fused_chain(layer, model) for layer in last]
 
 
 def _list(layers_or_one) -> list[layers.Layer]:

@@ -9,8 +9,14 @@ from tf_keras import layers
 from wakeword_keras.models import operations
 from wakeword_keras.quantization import layer_rules, shared_ranges
 
-_RESHAPING = (layers.Reshape, layers.Flatten)
-_PASSING = (layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.Permute)
+_RESHAPING: tuple[layer_rules.Kind, ...] = (layers.Reshape, layers.Flatten)
+_PASSING: tuple[layer_rules.Kind, ...] = (
+    layers.Dropout,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.Permute,
+    "linear",
+)
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ def _rule_problem(layer: layers.Layer, model: keras.Model) -> Problem | None:
         reason = (
             "reads one tensor twice, reshaped: the converter mixes up its scale and the result's"
         )
-        return Problem(layer.name, reason, "put the Reshape, Flatten or Dense layer behind it")
+        return Problem(layer.name, reason, "put the Reshape or Flatten layer behind it")
     if isinstance(layer, operations.ChannelMean) and layer.input_shape[-1] == 1:
         reason = "averages one channel, which the converter leaves out"
         return Problem(layer.name, reason, "leave it out, too")
@@ -145,17 +151,14 @@ def _reads_one_reshaped(layer: layers.Layer, model: keras.Model) -> bool:
     """Whether all that a layer reads is one tensor, which a RESHAPE of the file has written."""
     paths = [_path(before, model) for before in layer_rules.producers(layer, model)]
     sources = {path[-1].name for path in paths}
-    reshapes = any(isinstance(part, _RESHAPING) for path in paths for part in path)
-    head = layer_rules.fused_chain(paths[0][-1], model)[0]
-    # A Dense layer of more than a vector is reshaped before and behind its kernel.
-    reshapes |= isinstance(head, layers.Dense) and len(head.input_shape) > 2
+    reshapes = any(layer_rules.kind(part) in _RESHAPING for path in paths for part in path)
     return len(sources) == 1 and reshapes
 
 
 def _path(layer: layers.Layer, model: keras.Model) -> list[layers.Layer]:
     """A layer and those before it, back to the one that gives the values that they pass on."""
     path = [layer]
-    while isinstance(path[-1], (*_RESHAPING, *_PASSING)) or layer_rules.kind(path[-1]) == "linear":
+    while layer_rules.kind(path[-1]) in (*_RESHAPING, *_PASSING):
         path += layer_rules.producers(path[-1], model)
     return path
 

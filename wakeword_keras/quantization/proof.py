@@ -67,9 +67,7 @@ def verify(
     if apart <= MOST_STEPS:
         return
     last_of = {
-        part.name: name
-        for name in expected
-        for part in layer_rules.fused_chain(fp32.get_layer(name), fp32)
+        part.name: chain[-1].name for chain in layer_rules.kernel_chains(fp32) for part in chain
     }
     for output in layer_outputs(graph):
         name = logits if output.tensor in graph.outputs else _layer_of(output, last_of)

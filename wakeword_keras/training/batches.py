@@ -143,7 +143,7 @@ def training_batches(
         )
 
     # Fixed, and far below LAG_STEPS: a pool of hard negatives has to be there for its first batch.
-    return tf.data.Dataset.range(first_step, epochs * steps).map(batch).prefetch(2)
+    return _untuned(tf.data.Dataset.range(first_step, epochs * steps).map(batch).prefetch(2))
 
 
 class _Echoes:
@@ -232,7 +232,18 @@ def _augmented_groups(
     passes = tf.data.Dataset.range(first // clips, _ENDLESS).flat_map(one_pass)
     groups = passes.skip(first % clips).batch(config.new_clips)
     seeds = tf.data.Dataset.range(first_group, _ENDLESS).map(lambda i: batch_seed(seed, 0, i))
-    return tf.data.Dataset.zip(seeds, groups).map(augmented, num_parallel_calls=2)
+    return _untuned(tf.data.Dataset.zip(seeds, groups).map(augmented, num_parallel_calls=2))
+
+
+def _untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The dataset without TensorFlow's tuning, which has nothing to choose here.
+
+    Its thread sleeps twice as long each time, up to a minute, and TensorFlow 2.21 waits for it to
+    wake when an iterator is given up before its end, as `fit` does.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def _augmentation(

@@ -163,7 +163,7 @@ def train(
     directory: Path,
     workers: Workers = ALONE,
 ) -> None:
-    """Train a float model; it ends with the weights of its best epoch.
+    """Train a float model; it ends with the weights that `KeepBest` keeps.
 
     Args:
       model: functional Keras model from features to logits, changed in place.
@@ -198,7 +198,7 @@ def fit(
     teacher: keras.Model | None = None,
     workers: Workers = ALONE,
 ) -> None:
-    """The training loop of both stages: resumable, logged, ending with the best epoch's weights.
+    """The training loop of both stages: resumable, logged, ending with the weights of `KeepBest`.
 
     `forward`, on the same variables, computes the logits in the model's place. With a `teacher` its
     logits are learnt instead of the labels. Under a strategy what trains are `copies` of model and
@@ -280,10 +280,10 @@ def _with_whole_batch(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 def _check_found(directory: Path, data: TrainingData, schedule: Schedule, epochs: int) -> None:
     """Raise InputError where what was found in so many epochs is lost: batches draw from it."""
-    if data.negatives is None or not data.negatives.config.hard_share:
+    if not epochs or data.negatives is None or not data.negatives.config.hard_share:
         return
     found = epochs >= min(data.negatives.config.listen_every, schedule.epochs)
-    if found and epochs and not (directory / HARD_NEGATIVES).exists():
+    if found and not (directory / HARD_NEGATIVES).exists():
         raise InputError(
             f"{directory / HARD_NEGATIVES} is missing, which training draws from: delete "
             f"{directory / 'checkpoint.npz'} and repeat the command: this stage trains anew"
