@@ -173,7 +173,7 @@ def train(
       directory: takes checkpoint.npz, history.csv and TensorBoard logs. A training that was
         interrupted goes on from its last whole epoch.
       workers: that train together. Each calls this with the same arguments; the chief alone
-        validates, writes, and ends with the best weights.
+        judges, writes, and ends with the weights that are kept.
     """
     if config.prior_bias:
         set_prior_bias(model, data.targets(), len(data.shards.wake_words))
@@ -219,18 +219,16 @@ def fit(
     pools = Pools(directory / HARD_NEGATIVES, data.first_pools)
     first_epoch = 0
     if workers.is_chief:
-        first_epoch = resume.restore()
-        _check_found(directory, data, schedule, first_epoch)
-        pools.keep(first_epoch)
-    goes_on = first_epoch < schedule.epochs and not keep_best.exhausted
-    first_epoch, goes_on, found = workers.share((first_epoch, goes_on, pools.content()))
-    if goes_on:
+        done = resume.restore()
+        _check_found(directory, data, schedule, done)
+        pools.keep(done)
+        first_epoch = schedule.epochs if keep_best.exhausted else done
+    first_epoch, found = workers.share((first_epoch, pools.content()))
+    if first_epoch < schedule.epochs:
         watchers: list[keras.callbacks.Callback] = []
         if workers.is_chief:
             watchers = _watchers(forward, data, loss, schedule, directory, pools)
-            logs = str(directory / "tensorboard")
-            tensorboard = keras.callbacks.TensorBoard(logs, write_graph=False)
-            watchers += [history, keep_best, resume, tensorboard]
+            watchers += [history, keep_best, resume, _tensorboard(directory)]
         if workers.strategy:
             pools.take(found)
             workers.share_variables([*model.weights, *optimizer.variables])
@@ -260,7 +258,7 @@ def _watchers(
     directory: Path,
     pools: Pools,
 ) -> list[keras.callbacks.Callback]:
-    """What looks at an epoch's model and says so, in the order that each needs."""
+    """What judges an epoch's model and says so, in the order that each needs."""
     metrics = _metrics(model, data, loss)
     return [
         metrics,  # first: the others read its logs
@@ -268,6 +266,10 @@ def _watchers(
         EarlyWarning(metrics, data.shards.wake_words),
         callbacks.ProgressLine(schedule.epochs, data.steps, directory.name),
     ]
+
+
+def _tensorboard(directory: Path) -> keras.callbacks.Callback:
+    return keras.callbacks.TensorBoard(str(directory / "tensorboard"), write_graph=False)
 
 
 def _with_whole_batch(layer: keras.layers.Layer) -> keras.layers.Layer:
