@@ -124,6 +124,7 @@ def test_every_setting_of_a_run_is_kept_by_part_and_name(command_line):
     assert {config.with_flags(f"`{name}`")[2:] for name in settings} == set(IDS) - {
         "run_dir",
         "cache_dir",
+        "strategy",
     }
     assert (settings["seed"], settings["synthesis.seed"]) == (3, 4)
 

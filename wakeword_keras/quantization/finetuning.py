@@ -11,8 +11,9 @@ from pathlib import Path
 import tf_keras as keras
 
 from wakeword_keras.errors import InputError
-from wakeword_keras.quantization import integer_model
+from wakeword_keras.quantization import fake_quantize, integer_model
 from wakeword_keras.training import loop
+from wakeword_keras.training.workers import ALONE, Workers
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def finetune(
     loss: loop.LossConfig,
     config: QatConfig,
     directory: Path,
+    workers: Workers = ALONE,
 ) -> None:
     """Train a calibrated, fake-quantized model; it ends with the weights that `KeepBest` keeps.
 
@@ -54,7 +56,7 @@ def finetune(
       data: as in the FP32 stage.
       loss: of the FP32 stage, logged for comparison.
       config: how long and how fast.
-      directory: as in `loop.train`.
+      directory, workers: as in `loop.train`.
     """
     schedule = loop.Schedule(
         epochs=config.qat_epochs,
@@ -63,4 +65,19 @@ def finetune(
         patience=config.qat_epochs,
     )
     exact = integer_model.device_model(qat, fp32)
-    loop.fit(qat, data, loss, schedule, directory, forward=exact, teacher=fp32)
+
+    def copies() -> tuple[keras.Model, keras.Model]:
+        copy = fake_quantize.quantize(fp32, data.frontend.input_affine)
+        return copy, integer_model.device_model(copy, fp32)
+
+    loop.fit(
+        qat,
+        data,
+        loss,
+        schedule,
+        directory,
+        forward=exact,
+        teacher=fp32,
+        copies=copies,
+        workers=workers,
+    )

@@ -61,6 +61,7 @@ from wakeword_keras.training import batches, loop, weights
 from wakeword_keras.training.batches import DataConfig
 from wakeword_keras.training.loop import LossConfig, TrainConfig
 from wakeword_keras.training.negatives import Negatives
+from wakeword_keras.training.workers import ALONE, Strategy, Workers, join
 
 # In their order, each with the files that are read later: a stage that lacks one is not done.
 STAGES = {
@@ -112,6 +113,9 @@ class RunConfig:
         ambient_dir; each model's operating threshold is chosen for it.
       calibration_clips: training clips whose activations set the ranges of quantization.
       seed: of everything random; another seed gives another training.
+      strategy: of tf.distribute in training: none; mirrored, on all GPUs of this machine;
+        multi_worker, on the machines that the variable TF_CONFIG names, each of which runs this
+        command. It may change when an interrupted run goes on.
     """
 
     run_dir: str = "runs/wakeword"
@@ -126,6 +130,7 @@ class RunConfig:
     max_false_accepts_per_hour: float = 0.5
     calibration_clips: int = 512
     seed: int = 1
+    strategy: Strategy = "none"
     corpus: CorpusConfig
     synthesis: SynthesisConfig
     frontend: FrontendConfig
@@ -176,13 +181,23 @@ def run(config: RunConfig, flagfile: str = "") -> None:
     Raises:
       InputError: something given is wrong: the message names it and the mend.
     """
-    with locked(config.run_dir):
-        run = RunDirectory(config.run_dir, _settings(config), STAGES)
-        if flagfile:
-            write_bytes(run.path("run.flags"), flagfile.encode())
-        if run.done("corpus"):
-            _check_recordings(run, config)
-        _run_stages(run, config)
+    workers = join(config.strategy)
+    if config.data.batch % workers.replicas:
+        raise InputError(
+            f"`batch`={config.data.batch}: must be a multiple of the {workers.replicas} devices "
+            "that share it"
+        )
+    with workers.together():
+        if not workers.is_chief:
+            _follow(config, workers)
+            return
+        with locked(config.run_dir):
+            run = RunDirectory(config.run_dir, _settings(config), STAGES)
+            if flagfile:
+                write_bytes(run.path("run.flags"), flagfile.encode())
+            if run.done("corpus"):
+                _check_recordings(run, config)
+            _run_stages(run, config, workers)
 
 
 def repeat(config: RunConfig, stages: Collection[str]) -> None:
@@ -219,25 +234,48 @@ def open_finished(config: RunConfig) -> tuple[RunDirectory, Shards, RunModels]:
     return run, *_models(run, config)
 
 
-def _run_stages(run: RunDirectory, config: RunConfig) -> None:
-    shards, run_models = _models(run, config)
+def _run_stages(run: RunDirectory, config: RunConfig, workers: Workers = ALONE) -> None:
+    shards, run_models = _models(run, config, workers)
     run.once("thresholds", lambda: _thresholds(run, config, shards, run_models))
     run.once("report", lambda: _report(run, config, shards, run_models))
     run.once("firmware", lambda: _firmware(run, config, shards, run_models))
     print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
 
 
-def _models(run: RunDirectory, config: RunConfig) -> tuple[Shards, RunModels]:
+def _models(
+    run: RunDirectory, config: RunConfig, workers: Workers = ALONE
+) -> tuple[Shards, RunModels]:
     """The stages up to the exported models."""
     keras.utils.set_random_seed(config.seed)
     shards = _corpus(run, config)
+    workers.see(run.directory / FILE)
+    workers.share([stage for stage in ("fp32", "qat") if not run.done(stage)])
     negatives = ambient_audio.negatives(run, config, shards)
-    fp32 = _fp32(run, config, shards, negatives)
+    fp32 = _fp32(run, config, shards, negatives, workers)
     calibration_set = _calibration_set(config, shards, negatives)
-    qat = _qat(run, config, shards, negatives, fp32, calibration_set)
+    qat = _qat(run, config, shards, negatives, fp32, calibration_set, workers)
     run.once("export", lambda: _export(run, fp32, qat, calibration_set))
     labels = _training_labels(config, shards, negatives)
     return shards, _run_models(run, fp32, qat, calibration_set, labels)
+
+
+def _follow(config: RunConfig, workers: Workers) -> None:
+    """What another worker than the chief does: it trains with it, and writes nothing of the run."""
+    path = Path(config.run_dir, FILE)
+    workers.see(path)  # the chief has the corpus now
+    run = RunDirectory(config.run_dir, _settings(config), STAGES, ())
+    stages = workers.share()
+    shards = _corpus(run, config)
+    negatives = ambient_audio.negatives(run, config, shards)
+    data = _training_data(run, config, shards, negatives)
+    fp32 = _build(config, shards)
+    if "fp32" in stages:
+        loop.train(fp32, data, config.loss, config.train, path.parent / "fp32", workers)
+    if "qat" in stages:
+        workers.share_variables(fp32.weights)
+        qat = fake_quantize.quantize(fp32, config.frontend.input_affine)
+        finetuning.finetune(qat, fp32, data, config.loss, config.qat, path.parent / "qat", workers)
+    print("training is done: the chief goes on alone")
 
 
 def open_thresholds(config: RunConfig) -> Thresholds:
@@ -364,15 +402,23 @@ def _training_data(
     )
 
 
-def _fp32(
-    run: RunDirectory, config: RunConfig, shards: Shards, negatives: Negatives | None
-) -> keras.Model:
+def _build(config: RunConfig, shards: Shards) -> keras.Model:
     frames = config.frontend.num_frames(shards.clip_samples)
+    return models.build(config.model, frames, config.frontend.channels, len(shards.wake_words))
+
+
+def _fp32(
+    run: RunDirectory,
+    config: RunConfig,
+    shards: Shards,
+    negatives: Negatives | None,
+    workers: Workers,
+) -> keras.Model:
     if config.model in models.STREAMING:
         shape = config.frontend.channels, len(shards.wake_words)
         print(models.describe(config.model, *shape), flush=True)
-    model = models.build(config.model, frames, config.frontend.channels, len(shards.wake_words))
-    run.once("fp32", lambda: _train(run, config, shards, negatives, model))
+    model = _build(config, shards)
+    run.once("fp32", lambda: _train(run, config, shards, negatives, model, workers))
     weights.load(model, run.directory / "fp32" / "weights.npz")
     return model
 
@@ -383,6 +429,7 @@ def _train(
     shards: Shards,
     negatives: Negatives | None,
     model: keras.Model,
+    workers: Workers,
 ) -> None:
     path = run.path("fp32", "weights.npz")
     data = _training_data(run, config, shards, negatives)
@@ -393,7 +440,7 @@ def _train(
             f"{share} of the {config.data.batch} examples of a batch",
             flush=True,
         )
-    loop.train(model, data, config.loss, config.train, path.parent)
+    loop.train(model, data, config.loss, config.train, path.parent, workers)
     weights.save(model, path)
 
 
@@ -432,6 +479,7 @@ def _qat(
     negatives: Negatives | None,
     fp32: keras.Model,
     calibration_set: ClipFeatures,
+    workers: Workers,
 ) -> keras.Model:
     qat = fake_quantize.quantize(fp32, config.frontend.input_affine)
     run.check("qat")
@@ -441,7 +489,7 @@ def _qat(
     if not run.done("qat"):
         data = _training_data(run, config, shards, negatives)
         data = replace(data, first_pools=run.path("fp32", loop.HARD_NEGATIVES))
-        run.once("qat", lambda: _finetune(run, config, data, fp32, qat))
+        run.once("qat", lambda: _finetune(run, config, data, fp32, qat, workers))
     weights.load(qat, run.directory / "qat" / "weights.npz")
     return qat
 
@@ -463,9 +511,11 @@ def _finetune(
     data: loop.TrainingData,
     fp32: keras.Model,
     qat: keras.Model,
+    workers: Workers,
 ) -> None:
     path = run.path("qat", "weights.npz")
-    finetuning.finetune(qat, fp32, data, config.loss, config.qat, path.parent)
+    workers.share_variables(fp32.weights)
+    finetuning.finetune(qat, fp32, data, config.loss, config.qat, path.parent, workers)
     weights.save(qat, path)
 
 
@@ -607,6 +657,6 @@ def _settings(config: RunConfig) -> dict:
     for name, value in asdict(config).items():
         if isinstance(value, dict):
             settings |= {f"{name}.{field}": setting for field, setting in value.items()}
-        elif name not in ("run_dir", "cache_dir"):
+        elif name not in ("run_dir", "cache_dir", "strategy"):
             settings[name] = value
     return json.loads(json.dumps(settings))

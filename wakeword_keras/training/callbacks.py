@@ -23,6 +23,8 @@ from wakeword_keras.files import write_bytes
 from wakeword_keras.metrics import detection
 from wakeword_keras.names import EXAMPLES
 from wakeword_keras.training import weights
+from wakeword_keras.training.hard_negatives import Pools
+from wakeword_keras.training.workers import Workers
 
 # Ranking a few hundred positives tells no finer differences of AUC apart.
 AUC_TIE = 1e-4
@@ -62,7 +64,7 @@ class DetectionMetrics(keras.callbacks.Callback):
       features: arrays float32 [clips, frames, channels] of the same clips under different
         conditions, all judged together; memory maps are read in batches.
       labels: float32 [clips, wake_words]; several wake words are averaged.
-      loss: of logits, for val_loss.
+      loss: of logits; val_loss is its mean over the clips.
       batch: clips a step.
     """
 
@@ -104,7 +106,9 @@ class DetectionMetrics(keras.callbacks.Callback):
             for scores, labels in words
         ]
         assert logs is not None
-        logs["val_loss"] = float(self._loss(self.labels, logits))
+        # Not the loss itself, which averages in no strategy but through `fit`.
+        losses = self._loss.call(self.labels, logits)
+        logs["val_loss"] = float(tf.reduce_sum(losses) / len(losses))
         logs["val_auc"] = float(np.mean(auc))
         logs["val_recall_at_fpr_0_01"] = float(np.mean(recall))
 
@@ -231,7 +235,7 @@ class Resume(keras.callbacks.Callback):
     Args:
       path: the file.
       made_from: text that another training does not have; a file of another one is refused.
-      optimizer: what trains the model.
+      optimizer: what trains the model, or its copy; built here unless it is.
       history, keep_best: of the training, listed before this callback.
       model: what is trained.
     """
@@ -296,6 +300,50 @@ class Resume(keras.callbacks.Callback):
             "best": self._keep_best.weights,
             **variables,
         }
+
+
+class CopyBack(keras.callbacks.Callback):
+    """Gives a model the weights of its copy that trains in a strategy; every worker needs it.
+
+    Each replica has batch-norm statistics of its own: the model gets their mean, and so do they.
+
+    Args:
+      copy: what is trained.
+      model: the same model outside of the strategy.
+    """
+
+    def __init__(self, copy: keras.Model, model: keras.Model) -> None:
+        super().__init__()
+        self._copy, self._model = copy, model
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Copy."""
+        self._model.set_weights(self._copy.get_weights())
+        self._copy.set_weights(self._model.get_weights())
+
+
+class FollowChief(keras.callbacks.Callback):
+    """Tells the other workers what the chief decided: whether to go on, and hard negatives.
+
+    Args:
+      workers: that train together; each lists this callback last.
+      pools: of hard negatives, which the chief has found.
+    """
+
+    def __init__(self, workers: Workers, pools: Pools) -> None:
+        super().__init__()
+        self._workers, self._pools = workers, pools
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Tell, or be told."""
+        said = self._workers.share(
+            {"stop": self.model.stop_training, "pools": self._pools.content()}
+            if self._workers.is_chief
+            else None
+        )
+        if not self._workers.is_chief:
+            self.model.stop_training = said["stop"]
+            self._pools.take(said["pools"])
 
 
 class ProgressLine(keras.callbacks.Callback):

@@ -43,6 +43,14 @@ def _stateless(rate: float, seed: int, step: tf.Variable) -> Callable:
         if not training:
             return inputs
         pair = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
-        return tf.nn.experimental.stateless_dropout(inputs, rate, pair)
+        replica = tf.distribute.get_replica_context()
+        if replica.num_replicas_in_sync == 1:
+            return tf.nn.experimental.stateless_dropout(inputs, rate, pair)
+        # A replica has a part of the batch, and drops what one alone would drop of it.
+        count, *shape = tf.unstack(tf.shape(inputs))
+        whole = tf.ones([count * replica.num_replicas_in_sync, *shape], inputs.dtype)
+        factors = tf.nn.experimental.stateless_dropout(whole, rate, pair)
+        first = replica.replica_id_in_sync_group * count
+        return inputs * factors[first : first + count]
 
     return call

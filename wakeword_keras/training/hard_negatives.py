@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from wakeword_keras import files, json_file
 
 LAG_STEPS = 8
+_TOO_FAR_AHEAD = "a batch was made too far ahead to be repeated"
 _KEPT = 3  # the pool in use, its successor, and one more for a run that was killed in between
 
 
@@ -107,9 +108,21 @@ class Pools:
         ready = [pool for pool in self._pools if pool.from_step <= step]
         return (self._start + ready)[-1] if self._start or ready else None
 
+    def content(self) -> dict[str, list[dict]]:
+        """All that batches draw from, as JSON has it."""
+        kept = {"start": self._start, "pools": self._pools}
+        return {name: [asdict(pool) for pool in pools] for name, pools in kept.items()}
+
+    def take(self, content: dict[str, list[dict]]) -> None:
+        """Have the pools of another worker's `content`."""
+        before = self._pools
+        self._start, self._pools = (list(map(_pool, content[name])) for name in ("start", "pools"))
+        for pool in self._pools:
+            assert pool in before or pool.from_step > self._newest_step, _TOO_FAR_AHEAD
+
     def add(self, pool: Pool) -> None:
         """Take a pool in, and write the file."""
-        assert pool.from_step > self._newest_step, "a batch was made too far ahead to be repeated"
+        assert pool.from_step > self._newest_step, _TOO_FAR_AHEAD
         self._pools = [*self._pools, pool][-_KEPT:]
         files.write_json(self._path, {"pools": [asdict(pool) for pool in self._pools]})
 

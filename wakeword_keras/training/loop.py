@@ -24,6 +24,7 @@ from wakeword_keras.training.listening import Listening, ValidationStreams, When
 from wakeword_keras.training.losses import FocalLoss, prior_bias
 from wakeword_keras.training.negatives import Negatives
 from wakeword_keras.training.trainer import MonitoredModel
+from wakeword_keras.training.workers import ALONE, Workers
 
 HARD_NEGATIVES = "hard_negatives.json"
 
@@ -160,6 +161,7 @@ def train(
     loss: LossConfig,
     config: TrainConfig,
     directory: Path,
+    workers: Workers = ALONE,
 ) -> None:
     """Train a float model; it ends with the weights that `KeepBest` keeps.
 
@@ -170,11 +172,18 @@ def train(
       config: how long and how fast.
       directory: takes checkpoint.npz, history.csv and TensorBoard logs. A training that was
         interrupted goes on from its last whole epoch.
+      workers: that train together. Each calls this with the same arguments; the chief alone
+        judges, writes, and ends with the weights that are kept.
     """
     if config.prior_bias:
         set_prior_bias(model, data.targets(), len(data.shards.wake_words))
     schedule = Schedule(config.epochs, config.learning_rate, config.weight_decay, config.patience)
-    fit(model, data, loss, schedule, directory)
+
+    def copies() -> tuple[keras.Model, keras.Model]:
+        copy = keras.models.clone_model(model, clone_function=_with_whole_batch)
+        return copy, copy
+
+    fit(model, data, loss, schedule, directory, copies=copies, workers=workers)
 
 
 def fit(
@@ -184,51 +193,91 @@ def fit(
     schedule: Schedule,
     directory: Path,
     *,
+    copies: Callable[[], tuple[keras.Model, keras.Model]],
     forward: keras.Model | None = None,
     teacher: keras.Model | None = None,
+    workers: Workers = ALONE,
 ) -> None:
     """The training loop of both stages: resumable, logged, ending with the weights of `KeepBest`.
 
     `forward`, on the same variables, computes the logits in the model's place. With a `teacher` its
-    logits are learnt instead of the labels.
+    logits are learnt instead of the labels. Under a strategy what trains are `copies` of model and
+    forward, made in its scope; after each epoch the model gets their weights.
     """
     directory.mkdir(parents=True, exist_ok=True)
     forward = forward or model
-    steps = data.steps
-    optimizer = _optimizer(schedule, steps)
+    with workers.scope():
+        trained, computing = copies() if workers.strategy else (model, forward)
+        optimizer = _optimizer(schedule, data.steps)
+        optimizer.build(trained.trainable_variables)
     history = callbacks.HistoryCsv(directory / "history.csv")
     keep_best = callbacks.KeepBest(model, history, schedule.patience, data.people_validate)
     made_from = _made_from(model, data, loss, schedule)
     resume = callbacks.Resume(
         directory / "checkpoint.npz", made_from, model, optimizer, history, keep_best
     )
-    first_epoch = resume.restore()
-    _check_found(directory, data, schedule, first_epoch)
     pools = Pools(directory / HARD_NEGATIVES, data.first_pools)
-    pools.keep(first_epoch)
-    if first_epoch < schedule.epochs and not keep_best.exhausted:
-        trainer = MonitoredModel(inputs=forward.inputs, outputs=forward.outputs)
-        trainer.compile(optimizer, loss.build(), teacher)
-        metrics = _metrics(forward, data, loss)
-        with dropout.by_step(forward, data.seed, optimizer.iterations):
+    first_epoch = 0
+    if workers.is_chief:
+        done = resume.restore()
+        _check_found(directory, data, schedule, done)
+        pools.keep(done)
+        first_epoch = schedule.epochs if keep_best.exhausted else done
+    first_epoch, found = workers.share((first_epoch, pools.content()))
+    if first_epoch < schedule.epochs:
+        watchers: list[keras.callbacks.Callback] = []
+        if workers.is_chief:
+            watchers = _watchers(forward, data, loss, schedule, directory, pools)
+            watchers += [history, keep_best, resume, _tensorboard(directory)]
+        if workers.strategy:
+            pools.take(found)
+            workers.share_variables([*model.weights, *optimizer.variables])
+            trained.set_weights(model.get_weights())
+            watchers.insert(0, callbacks.CopyBack(trained, model))
+            watchers.append(callbacks.FollowChief(workers, pools))
+        with workers.scope():
+            trainer = MonitoredModel(inputs=computing.inputs, outputs=computing.outputs)
+            trainer.compile(optimizer, loss.build(), teacher)
+        with dropout.by_step(computing, data.seed, optimizer.iterations):
             trainer.fit(
                 _stream(data, loss, pools, first_epoch, schedule.epochs),
-                steps_per_epoch=steps,
+                steps_per_epoch=data.steps,
                 initial_epoch=first_epoch,
                 epochs=schedule.epochs,
-                callbacks=[
-                    metrics,  # first: the others read its logs
-                    *_listening(forward, data, pools, schedule.epochs, directory.name),
-                    EarlyWarning(metrics, data.shards.wake_words),
-                    callbacks.ProgressLine(schedule.epochs, steps, directory.name),
-                    history,
-                    keep_best,
-                    resume,
-                    keras.callbacks.TensorBoard(str(directory / "tensorboard"), write_graph=False),
-                ],
+                callbacks=watchers,
                 verbose=0,
             )
     keep_best.restore()
+
+
+def _watchers(
+    model: keras.Model,
+    data: TrainingData,
+    loss: LossConfig,
+    schedule: Schedule,
+    directory: Path,
+    pools: Pools,
+) -> list[keras.callbacks.Callback]:
+    """What judges an epoch's model and says so, in the order that each needs."""
+    metrics = _metrics(model, data, loss)
+    return [
+        metrics,  # first: the others read its logs
+        *_listening(model, data, pools, schedule.epochs, directory.name),
+        EarlyWarning(metrics, data.shards.wake_words),
+        callbacks.ProgressLine(schedule.epochs, data.steps, directory.name),
+    ]
+
+
+def _tensorboard(directory: Path) -> keras.callbacks.Callback:
+    return keras.callbacks.TensorBoard(str(directory / "tensorboard"), write_graph=False)
+
+
+def _with_whole_batch(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A copy of a layer whose statistics are of the whole batch, not of a replica's part of it."""
+    config = layer.get_config()
+    if isinstance(layer, keras.layers.BatchNormalization):
+        config["synchronized"] = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    return layer.__class__.from_config(config)
 
 
 def _check_found(directory: Path, data: TrainingData, schedule: Schedule, epochs: int) -> None:
@@ -289,7 +338,10 @@ def _stream(
     if loss.class_weights:
         # Prefetched again: at an end without it tf.data would look ahead as far as it likes.
         stream = stream.map(_class_weighted(data)).prefetch(1)
-    return stream
+    # Under a strategy each worker makes every batch, and each replica takes its part of it.
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return stream.with_options(options)
 
 
 def _optimizer(schedule: Schedule, steps: int) -> keras.optimizers.Optimizer:

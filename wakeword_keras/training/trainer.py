@@ -19,9 +19,16 @@ class MonitoredModel(keras.Model):
     """
 
     def train_step(self, data: tuple) -> dict[str, tf.Tensor]:
-        """Keras' training step; the groups go to the metric."""
-        features, labels, weights, self._groups = data
-        return super().train_step((features, labels, weights))
+        """Keras' training step; the loss's weighting gets the groups, too."""
+        features, labels, weights, groups = data
+        with tf.GradientTape() as tape:
+            logits = self(features, training=True)
+            loss = self.compute_loss(features, labels, logits, weights)
+        self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
+        losses = self.loss.call(labels, logits) * weights
+        self._weighting.update_state(labels, logits, groups, losses)
+        metrics = self.compute_metrics(features, labels, logits, weights)
+        return metrics | self._weighting.result()
 
     def compute_loss(self, x, y, y_pred, sample_weight) -> tf.Tensor:
         """The compiled loss, or the teacher's squared difference, which a clip's weight scales."""
@@ -31,13 +38,10 @@ class MonitoredModel(keras.Model):
         logits = self._taught(x)
         self._logit_error.update_state(logits, y_pred, sample_weight)
         squares = tf.reduce_mean(tf.square(logits - y_pred), axis=-1)
-        return tf.reduce_mean(squares * sample_weight)
-
-    def compute_metrics(self, x, y, y_pred, sample_weight) -> dict[str, tf.Tensor]:
-        """Keras' metrics, and the loss's weighting."""
-        losses = self.loss.call(y, y_pred) * sample_weight
-        self._weighting.update_state(y, y_pred, self._groups, losses)
-        return super().compute_metrics(x, y, y_pred, sample_weight) | self._weighting.result()
+        # Gradients of replicas are added up; Keras divides its own loss likewise.
+        return (
+            tf.reduce_mean(squares * sample_weight) / self.distribute_strategy.num_replicas_in_sync
+        )
 
     def compile(self, optimizer, loss, teacher=None, **kwargs) -> None:  # noqa: D102
         super().compile(optimizer, loss, **kwargs)
