@@ -207,7 +207,7 @@ def test_the_written_flags_give_the_same_run(command_line, tmp_path):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
 def test_every_recipe_parses_to_a_run(recipe, command_line):
-    given = [] if "--wake_phrase" in recipe.read_text() else ["--data_dir=x", "--wake_words=yes"]
+    given = [] if "\n--wake_phrase" in recipe.read_text() else ["--data_dir=x", "--wake_words=yes"]
     assert command_line(f"--flagfile={recipe}", *given) == ["train"]
     assert run_flags.read().corpus.wake_words
 

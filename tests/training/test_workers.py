@@ -87,6 +87,7 @@ def histories(directory):
     return found
 
 
+@pytest.mark.slow
 def test_one_device_mirrored_learns_bit_for_bit_what_none_learns(
     tiny_model, training_data, tmp_path
 ):
