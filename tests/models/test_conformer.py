@@ -193,6 +193,11 @@ def test_a_block_is_the_modules_in_the_papers_order_each_added_to_its_input():
     np.testing.assert_allclose(model(x, training=False), expected, atol=1e-5)
 
 
+def test_one_head_alone_is_refused():
+    with pytest.raises(ValueError, match="give two or more"):
+        operations.RelativePositions()(layers.Input((1, 6, 4)))
+
+
 def test_the_relative_shift_takes_the_score_of_every_pairs_distance():
     steps = 5
     distance = np.arange(steps - 1, -steps, -1.0)

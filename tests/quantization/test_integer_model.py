@@ -15,9 +15,16 @@ from test_layer_rules import (
     through_the_door,
     trained,
 )
+from tf_keras import layers
 
 from wakeword_keras.models import mobilenet_v3
-from wakeword_keras.quantization import calibration, fake_quantize, integer_model
+from wakeword_keras.quantization import (
+    calibration,
+    fake_quantize,
+    integer_model,
+    layer_kernels,
+    tfmot_access,
+)
 from wakeword_keras.tflite import convert
 
 EXACT = [*test_layer_rules.BLOCKS, test_conformer.whole_block]
@@ -44,6 +51,28 @@ def assert_exact(qat, model, content, features):
 def test_a_block_is_what_the_reference_kernels_compute(block):
     model, qat, features = calibrated(block)
     assert_exact(qat, model, convert.int8_model(qat, dataset_of(features[:2])), features)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_dense_layer_on_images_multiplies_exactly_every_time(rows):
+    """TensorFlow's own product of four axes by two is wrong, or crashes, where the second is 1."""
+    rng = np.random.default_rng(0)
+    features = rng.uniform(0, 26, (16, rows, 12, 8)).astype(np.float32)
+    inputs = layers.Input(features.shape[1:], name="features")
+    model = keras.Model(inputs, layers.Dense(5, use_bias=False, name="dense")(inputs))
+    qat = fake_quantize.quantize(model, INPUT)
+    calibration.calibrate(qat, model, features)
+    steps = integer_model.layer_steps(qat, model, features)
+    kernel = tfmot_access.wrapper_of(qat, "dense")
+    integers, _, _ = layer_kernels.integer_weights([kernel], INPUT.scale)
+    sums = np.einsum("brcd,de->brce", steps["features"].astype(np.int64), integers.numpy())
+    low, high = tfmot_access.output_range(kernel)
+    real = sums * INPUT.scale * float(tfmot_access.quantized_weight(kernel)[2]) / 127
+    expected = np.round(real / ((high - low) / 255))
+    for _ in range(20):
+        again = integer_model.layer_steps(qat, model, features)["dense"]
+        np.testing.assert_array_equal(again, steps["dense"])
+    assert np.abs(steps["dense"] - expected).max() <= 1
 
 
 @pytest.mark.slow

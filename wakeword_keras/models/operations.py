@@ -107,8 +107,15 @@ class RelativePositions(layers.Layer):
     projected: tf.Tensor | None = None
 
     def build(self, input_shape):
-        """Create W_R, [channels of all heads, channels of all heads]."""
+        """Create W_R, [channels of all heads, channels of all heads].
+
+        Raises:
+          ValueError: there is one head.
+        """
         _, heads, _, channels = input_shape
+        if heads < 2:
+            # Its matrix would be multiplied with every clip's: see layer_kernels.fully_connected.
+            raise ValueError("one head: TensorFlow 2.21 multiplies it wrongly; give two or more")
         self.kernel = self.add_weight("kernel", (heads * channels, heads * channels))
 
     def call(self, inputs):
