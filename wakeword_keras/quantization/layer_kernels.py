@@ -89,8 +89,8 @@ def fully_connected(chain: Chain, read: Sequence[Tensor], out: Scaling):
     """FULLY_CONNECTED."""
     (x,) = read
     integers, bias, unit = integer_weights(chain, x.scaling.scale)
-    # Of one matrix: TensorFlow 2.21's oneDNN kernel is wrong, and writes beyond its memory, where it
-    # multiplies [clips, 1, rows, channels] by a matrix.
+    # As one matrix: TensorFlow 2.21's oneDNN kernel is wrong, and writes beyond its memory, where
+    # [clips, 1, rows, channels] is multiplied by a matrix.
     sums = tf.cast(tf.tensordot(x.steps, integers, 1), tf.float64)
     sums = sums + int8_kernels.half_away(tf.cast(bias, tf.float64) / unit)
     return int8_kernels.rescaled_once(sums, unit / out.scale)
