@@ -26,6 +26,15 @@ _PRIVATE = re.compile(
 )
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically; an OSError names it, whatever went wrong."""
     partial = private_path(path)
@@ -138,13 +147,6 @@ def _publish(partial: Path, folder: Path, is_wanted: Callable[[Path], bool]) -> 
 
 
 def _hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    def of(name: str) -> str:
-        digest = hashlib.sha256()
-        with open(folder / name, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
-
     names = list(names)
     with ThreadPoolExecutor() as pool:
-        return dict(zip(names, pool.map(of, names), strict=True))
+        return dict(zip(names, pool.map(lambda name: sha256(folder / name), names), strict=True))

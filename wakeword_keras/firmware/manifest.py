@@ -14,6 +14,7 @@ from typing import Any
 from wakeword_keras import json_file
 from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.errors import InputError
+from wakeword_keras.files import sha256
 
 MANIFEST_VERSION = 4
 FILE = "manifest.json"
@@ -51,7 +52,7 @@ def read_manifest(bundle_dir: str | Path) -> dict[str, Any]:
     path = Path(bundle_dir) / manifest["model"]["file"]
     if not path.is_file():
         raise InputError(f"{path} not found: export the bundle again")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != manifest["model"]["sha256"]:
+    if sha256(path) != manifest["model"]["sha256"]:
         raise InputError(f"{path} is not the model of manifest.json: export again")
     return manifest
 

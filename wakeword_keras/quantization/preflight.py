@@ -136,7 +136,12 @@ def _rule_problem(layer: layers.Layer, model: keras.Model) -> Problem | None:
     if rule.inputs not in (None, read):
         reason = f"reads {read} tensors, its int8 kernel {rule.inputs}"
         return Problem(layer.name, reason, f"use a {title} for two, and another for the next")
-    if rule.inputs == 2 and _reads_one_reshaped(layer, model):
+    return _miscomputed(layer, model)
+
+
+def _miscomputed(layer: layers.Layer, model: keras.Model) -> Problem | None:
+    """What the converter, or TensorFlow 2.21 itself, gets wrong of a layer that the rules allow."""
+    if len(layer_rules.producers(layer, model)) == 2 and _reads_one_reshaped(layer, model):
         reason = (
             "reads one tensor twice, reshaped: the converter mixes up its scale and the result's"
         )
@@ -144,7 +149,16 @@ def _rule_problem(layer: layers.Layer, model: keras.Model) -> Problem | None:
     if isinstance(layer, operations.ChannelMean) and layer.input_shape[-1] == 1:
         reason = "averages one channel, which the converter leaves out"
         return Problem(layer.name, reason, "leave it out, too")
+    if layer_rules.kind(layer) is layers.Conv2D and _steps_beyond_one_column(layer):
+        reason = "reads one channel and writes one column at strides above 1: TensorFlow gives NaN"
+        mend = "take off what it does not read with layers.Cropping2D and give strides of 1 there"
+        return Problem(layer.name, reason, mend)
     return None
+
+
+def _steps_beyond_one_column(layer: layers.Conv2D) -> bool:
+    # oneDNN's AVX-512 kernels read beyond the tensor, so now and then. Found by trying shapes.
+    return layer.input_shape[-1] == 1 and layer.output_shape[2] == 1 and layer.strides[1] > 1
 
 
 def _reads_one_reshaped(layer: layers.Layer, model: keras.Model) -> bool:
@@ -153,6 +167,11 @@ def _reads_one_reshaped(layer: layers.Layer, model: keras.Model) -> bool:
     sources = {path[-1].name for path in paths}
     reshapes = any(layer_rules.kind(part) in _RESHAPING for path in paths for part in path)
     return len(sources) == 1 and reshapes
+
+
+def _strides_for_nothing(layer: layers.Conv2D) -> bool:
+    """Whether TensorFlow 2.21's AVX-512 kernels compute a convolution wrongly, now and then."""
+    return layer.input_shape[-1] == 1 and layer.output_shape[2] == 1 and layer.strides[1] > 1
 
 
 def _path(layer: layers.Layer, model: keras.Model) -> list[layers.Layer]:

@@ -4,7 +4,6 @@ Figures compare only where they were measured on the same clips. Intervals are e
 where two of them overlap, the runs may or may not differ.
 """
 
-import hashlib
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from wakeword_keras import json_file
 from wakeword_keras.errors import InputError
-from wakeword_keras.files import write_bytes
+from wakeword_keras.files import sha256, write_bytes
 from wakeword_keras.names import FP32, INT8, INT8_PTQ
 from wakeword_keras.report import style, verdicts
 
@@ -143,17 +142,13 @@ def _read(path: Path, name: str) -> ComparedRun:
 def _check_hashes(directory: Path, run: Mapping[str, Any], report: Path) -> None:
     """Refuse a report or a corpus.json that is not the run's own."""
     written = {
-        file: sha256
+        file: digest
         for stage in run.get("stages", {}).values()
-        for file, sha256 in stage["files"].items()
+        for file, digest in stage["files"].items()
     }
     for path, mend in ((report, "evaluate that run again"), (directory / "corpus.json", _REPEAT)):
         name = path.relative_to(directory).as_posix()
-        changed = (
-            name in written
-            and path.is_file()
-            and hashlib.sha256(path.read_bytes()).hexdigest() != written[name]
-        )
+        changed = name in written and path.is_file() and sha256(path) != written[name]
         if changed:
             raise InputError(f"{path} is not what {directory} wrote: {mend}")
 

@@ -5,7 +5,6 @@ checks them: a file that is not what was written is an error, one that is lost i
 """
 
 import fcntl
-import hashlib
 import platform
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 from wakeword_keras import json_file
 from wakeword_keras.errors import InputError
+from wakeword_keras.files import sha256
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy", "pymicro-features")
 FILE = "run.json"
@@ -197,11 +197,6 @@ def check_file(path: Path, expected: str | None) -> None:
     """
     if path.exists() and sha256(path) != expected:
         raise InputError(f"{path} is not what the run wrote: delete it and {_REPEAT}")
-
-
-def sha256(path: Path) -> str:
-    """Of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _check_same(before: dict, now: dict, run_dir: Path) -> None:

@@ -32,7 +32,7 @@ from wakeword_keras.evaluation import thresholds
 from wakeword_keras.evaluation.findings import measure
 from wakeword_keras.evaluation.run_models import HeldOut, RunModels, stream_settings
 from wakeword_keras.evaluation.thresholds import Thresholds
-from wakeword_keras.files import write_bytes, write_json
+from wakeword_keras.files import sha256, write_bytes, write_json
 from wakeword_keras.firmware import bundle, golden_clips
 from wakeword_keras.names import (
     AMBIENT,
@@ -53,7 +53,7 @@ from wakeword_keras.onnx import translate
 from wakeword_keras.quantization import calibration, fake_quantize, finetuning, kernel_limits, proof
 from wakeword_keras.report import report
 from wakeword_keras.run import ambient_audio, esphome_target, input_files
-from wakeword_keras.run.directory import FILE, RunDirectory, locked, sha256
+from wakeword_keras.run.directory import FILE, RunDirectory, locked
 from wakeword_keras.synthesis.corpus import SynthesisConfig, synthesize
 from wakeword_keras.synthesis.lines import SIMILAR, SPEECH
 from wakeword_keras.tflite import convert, flatbuffer, streaming

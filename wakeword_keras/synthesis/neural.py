@@ -8,7 +8,6 @@ multiplied by an input before they are rounded.
 """
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wakeword_keras import files
 from wakeword_keras.errors import InputError
 from wakeword_keras.synthesis.espeak import Espeak, Phoneme, Utterance
 
@@ -176,6 +176,6 @@ def sha256(path: Path) -> str:
         InputError: the file cannot be read.
     """
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return files.sha256(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error

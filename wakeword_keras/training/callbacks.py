@@ -23,8 +23,6 @@ from wakeword_keras.files import write_bytes
 from wakeword_keras.metrics import detection
 from wakeword_keras.names import EXAMPLES
 from wakeword_keras.training import weights
-from wakeword_keras.training.hard_negatives import Pools
-from wakeword_keras.training.workers import Workers
 
 # Ranking a few hundred positives tells no finer differences of AUC apart.
 AUC_TIE = 1e-4
@@ -251,7 +249,7 @@ class Resume(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         optimizer.build(model.trainable_variables)
-        self._path = path
+        self.path = path
         self._made_from = np.frombuffer(hashlib.sha256(made_from.encode()).digest(), np.uint8)
         self._variables = {"model": model.weights, "optimizer": optimizer.variables}
         self._history = history
@@ -266,16 +264,16 @@ class Resume(keras.callbacks.Callback):
         Raises:
           InputError: the file is damaged or of another training.
         """
-        if not self._path.exists():
+        if not self.path.exists():
             return 0
-        saved = weights.read_arrays(self._path)
+        saved = weights.read_arrays(self.path)
         table = saved.pop("history", [np.empty(0)])[0]
         now = self._state()
         now.pop("history")
-        weights.check_shapes(self._path, saved, now)
+        weights.check_shapes(self.path, saved, now)
         if table.shape[1:] != (len(COLUMNS),) or (saved["made_from"][0] != self._made_from).any():
             raise InputError(
-                f"{self._path} is of a training with other settings or on other recordings: "
+                f"{self.path} is of a training with other settings or on other recordings: "
                 "delete it, or give another `run_dir`"
             )
         for group, variables in self._variables.items():
@@ -287,7 +285,7 @@ class Resume(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Save."""
-        weights.write_arrays(self._path, self._state())
+        weights.write_arrays(self.path, self._state())
 
     def _state(self) -> dict[str, list[NDArray]]:
         variables = {
@@ -300,50 +298,6 @@ class Resume(keras.callbacks.Callback):
             "best": self._keep_best.weights,
             **variables,
         }
-
-
-class CopyBack(keras.callbacks.Callback):
-    """Gives a model the weights of its copy that trains in a strategy; every worker needs it.
-
-    Each replica has batch-norm statistics of its own: the model gets their mean, and so do they.
-
-    Args:
-      copy: what is trained.
-      model: the same model outside of the strategy.
-    """
-
-    def __init__(self, copy: keras.Model, model: keras.Model) -> None:
-        super().__init__()
-        self._copy, self._model = copy, model
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Copy."""
-        self._model.set_weights(self._copy.get_weights())
-        self._copy.set_weights(self._model.get_weights())
-
-
-class FollowChief(keras.callbacks.Callback):
-    """Tells the other workers what the chief decided: whether to go on, and hard negatives.
-
-    Args:
-      workers: that train together; each lists this callback last.
-      pools: of hard negatives, which the chief has found.
-    """
-
-    def __init__(self, workers: Workers, pools: Pools) -> None:
-        super().__init__()
-        self._workers, self._pools = workers, pools
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Tell, or be told."""
-        said = self._workers.share(
-            {"stop": self.model.stop_training, "pools": self._pools.content()}
-            if self._workers.is_chief
-            else None
-        )
-        if not self._workers.is_chief:
-            self.model.stop_training = said["stop"]
-            self._pools.take(said["pools"])
 
 
 class ProgressLine(keras.callbacks.Callback):

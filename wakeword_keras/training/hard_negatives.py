@@ -93,7 +93,7 @@ class Pools:
     """
 
     def __init__(self, path: Path, start: Path | None = None) -> None:
-        self._path = path
+        self.path = path
         self._start = read_pools(start)[-1:] if start else []
         self._pools = read_pools(path)
         self._newest_step = -1
@@ -124,7 +124,7 @@ class Pools:
         """Take a pool in, and write the file."""
         assert pool.from_step > self._newest_step, _TOO_FAR_AHEAD
         self._pools = [*self._pools, pool][-_KEPT:]
-        files.write_json(self._path, {"pools": [asdict(pool) for pool in self._pools]})
+        files.write_json(self.path, {"pools": [asdict(pool) for pool in self._pools]})
 
 
 def read_pools(path: Path) -> list[Pool]:

@@ -24,7 +24,7 @@ from wakeword_keras.training.listening import Listening, ValidationStreams, When
 from wakeword_keras.training.losses import FocalLoss, prior_bias
 from wakeword_keras.training.negatives import Negatives
 from wakeword_keras.training.trainer import MonitoredModel
-from wakeword_keras.training.workers import ALONE, Workers
+from wakeword_keras.training.workers import ALONE, CopyBack, FollowChief, Workers
 
 HARD_NEGATIVES = "hard_negatives.json"
 
@@ -219,22 +219,19 @@ def fit(
     pools = Pools(directory / HARD_NEGATIVES, data.first_pools)
     first_epoch = 0
     if workers.is_chief:
-        done = resume.restore()
-        _check_found(directory, data, schedule, done)
-        pools.keep(done)
+        done = _restored(resume, pools, data, schedule)
         first_epoch = schedule.epochs if keep_best.exhausted else done
     first_epoch, found = workers.share((first_epoch, pools.content()))
     if first_epoch < schedule.epochs:
         watchers: list[keras.callbacks.Callback] = []
         if workers.is_chief:
-            watchers = _watchers(forward, data, loss, schedule, directory, pools)
-            watchers += [history, keep_best, resume, _tensorboard(directory)]
+            kept = [history, keep_best, resume]
+            watchers = _watchers(forward, data, loss, schedule, directory, pools, kept)
         if workers.strategy:
             pools.take(found)
             workers.share_variables([*model.weights, *optimizer.variables])
             trained.set_weights(model.get_weights())
-            watchers.insert(0, callbacks.CopyBack(trained, model))
-            watchers.append(callbacks.FollowChief(workers, pools))
+            watchers = [CopyBack(trained, model), *watchers, FollowChief(workers, pools)]
         with workers.scope():
             trainer = MonitoredModel(inputs=computing.inputs, outputs=computing.outputs)
             trainer.compile(optimizer, loss.build(), teacher)
@@ -257,19 +254,18 @@ def _watchers(
     schedule: Schedule,
     directory: Path,
     pools: Pools,
+    kept: list[keras.callbacks.Callback],
 ) -> list[keras.callbacks.Callback]:
-    """What judges an epoch's model and says so, in the order that each needs."""
+    """What judges an epoch, says so and keeps it, in the order that each needs."""
     metrics = _metrics(model, data, loss)
     return [
         metrics,  # first: the others read its logs
         *_listening(model, data, pools, schedule.epochs, directory.name),
         EarlyWarning(metrics, data.shards.wake_words),
         callbacks.ProgressLine(schedule.epochs, data.steps, directory.name),
+        *kept,
+        keras.callbacks.TensorBoard(str(directory / "tensorboard"), write_graph=False),
     ]
-
-
-def _tensorboard(directory: Path) -> keras.callbacks.Callback:
-    return keras.callbacks.TensorBoard(str(directory / "tensorboard"), write_graph=False)
 
 
 def _with_whole_batch(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -280,16 +276,24 @@ def _with_whole_batch(layer: keras.layers.Layer) -> keras.layers.Layer:
     return layer.__class__.from_config(config)
 
 
-def _check_found(directory: Path, data: TrainingData, schedule: Schedule, epochs: int) -> None:
-    """Raise InputError where what was found in so many epochs is lost: batches draw from it."""
-    if not epochs or data.negatives is None or not data.negatives.config.hard_share:
-        return
-    found = epochs >= min(data.negatives.config.listen_every, schedule.epochs)
-    if found and not (directory / HARD_NEGATIVES).exists():
-        raise InputError(
-            f"{directory / HARD_NEGATIVES} is missing, which training draws from: delete "
-            f"{directory / 'checkpoint.npz'} and repeat the command: this stage trains anew"
-        )
+def _restored(
+    resume: callbacks.Resume, pools: Pools, data: TrainingData, schedule: Schedule
+) -> int:
+    """Epochs that are done; their weights and hard negatives are there again.
+
+    Raises:
+      InputError: the hard negatives that batches draw from are lost.
+    """
+    epochs = resume.restore()
+    if epochs and data.negatives is not None and data.negatives.config.hard_share:
+        found = epochs >= min(data.negatives.config.listen_every, schedule.epochs)
+        if found and not pools.path.exists():
+            raise InputError(
+                f"{pools.path} is missing, which training draws from: delete {resume.path} and "
+                "repeat the command: this stage trains anew"
+            )
+    pools.keep(epochs)
+    return epochs
 
 
 def _made_from(model: keras.Model, data: TrainingData, loss: LossConfig, schedule: Schedule) -> str:

@@ -6,7 +6,6 @@ nothing depends on machines that round alike.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -19,8 +18,11 @@ from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
+import tf_keras as keras
 
 from wakeword_keras.errors import InputError
+from wakeword_keras.files import sha256
+from wakeword_keras.training.hard_negatives import Pools
 
 Strategy = Literal["none", "mirrored", "multi_worker"]
 Task = tuple[str, int]
@@ -96,9 +98,9 @@ class Workers:
         Raises:
           InputError: this worker sees another file, or none.
         """
-        wanted = self.share(_sha256(path) if self.is_chief else None)
+        wanted = self.share(sha256(path) if self.is_chief else None)
         end = time.monotonic() + _FILE_S
-        while not self.is_chief and _sha256(path) != wanted:
+        while not self.is_chief and not (path.exists() and sha256(path) == wanted):
             if time.monotonic() > end:
                 raise InputError(
                     f"{path} is not the chief's: give all workers the same `run_dir`, in a folder "
@@ -143,6 +145,50 @@ class Workers:
 ALONE = Workers()
 
 
+class CopyBack(keras.callbacks.Callback):
+    """Gives a model the weights of its copy that trains in a strategy; every worker needs it.
+
+    Each replica has batch-norm statistics of its own: the model gets their mean, and so do they.
+
+    Args:
+      copy: what is trained.
+      model: the same model outside of the strategy.
+    """
+
+    def __init__(self, copy: keras.Model, model: keras.Model) -> None:
+        super().__init__()
+        self._copy, self._model = copy, model
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Copy."""
+        self._model.set_weights(self._copy.get_weights())
+        self._copy.set_weights(self._model.get_weights())
+
+
+class FollowChief(keras.callbacks.Callback):
+    """Tells the other workers what the chief decided: whether to go on, and hard negatives.
+
+    Args:
+      workers: that train together; each lists this callback last.
+      pools: of hard negatives, which the chief has found.
+    """
+
+    def __init__(self, workers: Workers, pools: Pools) -> None:
+        super().__init__()
+        self._workers, self._pools = workers, pools
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Tell, or be told."""
+        said = self._workers.share(
+            {"stop": self.model.stop_training, "pools": self._pools.content()}
+            if self._workers.is_chief
+            else None
+        )
+        if not self._workers.is_chief:
+            self.model.stop_training = said["stop"]
+            self._pools.take(said["pools"])
+
+
 def join(name: Strategy) -> Workers:
     """Make a strategy; with multi_worker, wait until all workers are there.
 
@@ -172,7 +218,8 @@ def join(name: Strategy) -> Workers:
             f"TF_CONFIG: {workers.name(workers.task)} cannot join the others ({error}): "
             "its port has to be free, and every worker started"
         ) from error
-    signal.signal(signal.SIGTERM, ending)
+    finally:
+        signal.signal(signal.SIGTERM, ending)
     return replace(workers, strategy=strategy)
 
 
@@ -205,7 +252,3 @@ def _cluster(config: str) -> tuple[tuple[tuple[Task, str], ...], Task]:
     if faults:
         raise InputError(f"TF_CONFIG: {faults[0]}; give one like {_EXAMPLE}")
     return addresses, task
-
-
-def _sha256(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
