@@ -6,8 +6,8 @@ import sys
 from tools import command, train
 from wakeword_keras import models
 from wakeword_keras.models.ds_cnn import ds_cnn
-from wakeword_keras.run import pipeline
+from wakeword_keras.run import exports
 
 models.ARCHITECTURES["ds_cnn"] = functools.partial(ds_cnn, filters=8, blocks=1)
-pipeline._export = lambda *_: sys.exit()
+exports.write = lambda *_: sys.exit()
 command.run(train.main)

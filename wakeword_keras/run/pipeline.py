@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -36,11 +36,7 @@ from wakeword_keras.files import sha256, write_bytes, write_json
 from wakeword_keras.firmware import bundle, golden_clips
 from wakeword_keras.names import (
     AMBIENT,
-    FP32_ONNX,
-    FP32_TFLITE,
     INT8,
-    INT8_ONNX,
-    INT8_PTQ,
     ONNX_FILES,
     ONNX_STREAMING_FILES,
     STREAMING_FILES,
@@ -48,15 +44,12 @@ from wakeword_keras.names import (
     TRAIN,
     VALIDATION,
 )
-from wakeword_keras.onnx import streaming as onnx_streaming
-from wakeword_keras.onnx import translate
-from wakeword_keras.quantization import calibration, fake_quantize, finetuning, kernel_limits, proof
+from wakeword_keras.quantization import calibration, fake_quantize, finetuning, kernel_limits
 from wakeword_keras.report import report
-from wakeword_keras.run import ambient_audio, esphome_target, input_files
+from wakeword_keras.run import ambient_audio, esphome_target, exports, input_files
 from wakeword_keras.run.directory import FILE, RunDirectory, locked
 from wakeword_keras.synthesis.corpus import SynthesisConfig, synthesize
 from wakeword_keras.synthesis.lines import SIMILAR, SPEECH
-from wakeword_keras.tflite import convert, flatbuffer, streaming
 from wakeword_keras.training import batches, loop, weights
 from wakeword_keras.training.batches import DataConfig
 from wakeword_keras.training.loop import LossConfig, TrainConfig
@@ -84,7 +77,6 @@ STAGES = {
     "firmware": ("firmware/manifest.json",),
 }
 _INPUT_FILES = "input_files.json"
-_TRANSLATED_FROM = {FP32_ONNX: FP32_TFLITE, INT8_ONNX: INT8}
 
 
 TARGETS = ("tflite_micro", "esphome")
@@ -254,7 +246,7 @@ def _models(
     fp32 = _fp32(run, config, shards, negatives, workers)
     calibration_set = _calibration_set(config, shards, negatives)
     qat = _qat(run, config, shards, negatives, fp32, calibration_set, workers)
-    run.once("export", lambda: _export(run, fp32, qat, calibration_set))
+    run.once("export", lambda: exports.write(run, fp32, qat, calibration_set))
     labels = _training_labels(config, shards, negatives)
     return shards, _run_models(run, fp32, qat, calibration_set, labels)
 
@@ -531,73 +523,6 @@ def _calibration_record(
         "activations": [asdict(activation) for activation in ranges],
         "clip_ids": [clip.clip_id for clip in calibration_set.clips],
     }
-
-
-def _export(
-    run: RunDirectory,
-    fp32: keras.Model,
-    qat: keras.Model,
-    calibration_set: ClipFeatures,
-) -> None:
-    dataset_fn = calibration.representative_dataset(calibration_set.features)
-    converters: dict[str, Callable[[], bytes]] = {
-        FP32_TFLITE: lambda: convert.float_model(fp32),
-        INT8_PTQ: lambda: convert.int8_model(fp32, dataset_fn),
-        INT8: lambda: proof.int8_model(qat, fp32, calibration_set.features),
-    }
-    for name, converted in converters.items():
-        write_bytes(run.path("export", TFLITE_FILES[name]), converted())
-    _export_streaming(run, calibration_set)
-    _export_onnx(run, calibration_set)
-    write_json(run.path("export", "export.json"), _export_record(run))
-
-
-def _export_streaming(run: RunDirectory, calibration_set: ClipFeatures) -> None:
-    """Models that can run step by step, too, proven on calibration clips."""
-    if run.record["config"]["model"] not in models.STREAMING:
-        return
-    for name, file in STREAMING_FILES.items():
-        window = run.path("export", TFLITE_FILES[name])
-        content = streaming.to_bytes(streaming.stream(window))
-        streaming.verify(window, content, calibration_set.features[:16])
-        write_bytes(run.path("export", file), content)
-
-
-def _export_onnx(run: RunDirectory, calibration_set: ClipFeatures) -> None:
-    if not translate.installed():
-        print(
-            "ONNX: not exported: pip install 'wakeword_keras[onnx]', then export again", flush=True
-        )
-        return
-    for name, source in _TRANSLATED_FROM.items():
-        content = translate.from_tflite(run.path("export", TFLITE_FILES[source]))
-        write_bytes(run.path("export", ONNX_FILES[name]), content)
-        if run.record["config"]["model"] in models.STREAMING:
-            _export_streaming_onnx(run, name, calibration_set)
-
-
-def _export_streaming_onnx(run: RunDirectory, name: str, calibration_set: ClipFeatures) -> None:
-    """With states as inputs and outputs, proven on calibration clips."""
-    window = run.path("export", TFLITE_FILES[_TRANSLATED_FROM[name]])
-    path = run.path("export", ONNX_STREAMING_FILES[name])
-    write_bytes(path, onnx_streaming.from_tflite(window))
-    features = calibration_set.features[:16]
-    onnx_streaming.verify(window, run.path("export", ONNX_FILES[name]), path, features)
-
-
-def _export_record(run: RunDirectory) -> dict:
-    """What each exported file is made of, and the weights that the INT8 one came from."""
-    files = {}
-    for name, file in TFLITE_FILES.items():
-        path = run.path("export", file)
-        files[file] = {
-            "model": name,
-            "sha256": sha256(path),
-            "bytes": path.stat().st_size,
-            "operators": flatbuffer.operators(path),
-            "tensors": {kind: len(names) for kind, names in flatbuffer.tensor_types(path).items()},
-        }
-    return {"files": files, "qat_weights_sha256": sha256(run.path("qat", "weights.npz"))}
 
 
 def held_out(run: RunDirectory, config: RunConfig, shards: Shards) -> HeldOut:
