@@ -88,7 +88,7 @@ def _line(check: MicroCheck) -> str:
         return f"{check.model:<12}does not run on TFLite Micro: {check.refused}"
     return (
         f"{check.model:<12}on TFLite Micro: {100 * check.equal:.2f} % of {check.clips} clips "
-        f"as on the desktop, at most {check.max_lsb} LSB off"
+        f"equal, up to {check.max_lsb} LSB off"
         f"{'' if check.first_layer is None else f', first in {check.first_layer}'}"
     )
 
