@@ -1,1 +1,3 @@
 """Entry points: flags, a config, one library call."""
+
+import flags  # noqa: F401  (first: it starts TensorFlow without its chatter)

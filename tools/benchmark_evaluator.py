@@ -25,9 +25,12 @@ from wakeword_keras.tflite import flatbuffer
 from wakeword_keras.tflite.interpreter import open_interpreter
 from wakeword_keras.tflite.scorers import Scorer, tflite_scorer
 
+# Of the run's flags, those that --helpshort is to list here, too.
+flags.declare_key_flag("run_dir")
+flags.declare_key_flag("cache_dir")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "times each is measured", lower_bound=1)
 _CLIPS = flags.DEFINE_integer("clips", 1000, "test clips to score, at most", lower_bound=1)
-_JSON = flags.DEFINE_string("json", None, "file to write the figures to, as JSON")
+_JSON = flags.DEFINE_string("json", None, "file to write the figures to, as JSON, if given")
 _MODELS = {
     "int8": ("model_int8.tflite", "reference"),
     "fp32_tflite": ("model_fp32.tflite", "xnnpack"),

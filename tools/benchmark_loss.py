@@ -21,7 +21,7 @@ from absl import app, flags
 from wakeword_keras import models
 from wakeword_keras.training.losses import FocalLoss
 
-_JSON = flags.DEFINE_string("json", None, "file to write the figures to, as JSON")
+_JSON = flags.DEFINE_string("json", None, "file to write the figures to, as JSON, if given")
 _THREADS = flags.DEFINE_integer(
     "threads", 1, "TensorFlow threads; 0 leaves the choice to TensorFlow", lower_bound=0
 )

@@ -23,8 +23,14 @@ from wakeword_keras.run import pipeline
 from wakeword_keras.training import batches
 from wakeword_keras.training.trainer import MonitoredModel
 
+# Of the run's flags, those that --helpshort is to list here, too.
+flags.declare_key_flag("data_dir")
+flags.declare_key_flag("wake_words")
+flags.declare_key_flag("wake_phrase")
+flags.declare_key_flag("model")
+flags.declare_key_flag("cache_dir")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "times each of the two is measured", lower_bound=1)
-_JSON = flags.DEFINE_string("json", None, "file to write the figures to, as JSON")
+_JSON = flags.DEFINE_string("json", None, "file to write the figures to, as JSON, if given")
 _WARM_UP = 2  # epochs
 
 

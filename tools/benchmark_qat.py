@@ -28,7 +28,7 @@ _MODELS = flags.DEFINE_list(
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "times each is measured", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 10, "training steps of a round", lower_bound=1)
-_JSON = flags.DEFINE_string("json", None, "file to write the figures to, as JSON")
+_JSON = flags.DEFINE_string("json", None, "file to write the figures to, as JSON, if given")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -30,11 +30,14 @@ from wakeword_keras.streams import stepwise
 from wakeword_keras.tflite import convert
 from wakeword_keras.tflite.scorers import Scorer, tflite_scorer
 
+# Of the run's flags, those that --helpshort is to list here, too.
+flags.declare_key_flag("run_dir")
+flags.declare_key_flag("ambient_dir")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "times each is measured", lower_bound=1)
 _AUDIO_MS = flags.DEFINE_integer(
     "audio_ms", 60_000, "milliseconds of audio a round", lower_bound=10_000
 )
-_JSON = flags.DEFINE_string("json", None, "file to write the figures to, as JSON")
+_JSON = flags.DEFINE_string("json", None, "file to write the figures to, as JSON, if given")
 
 
 def main(arguments: Sequence[str]) -> None:

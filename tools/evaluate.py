@@ -34,6 +34,13 @@ from wakeword_keras.report import comparison
 from wakeword_keras.run import other_recordings, pipeline, released_models
 from wakeword_keras.synthesis.lines import phrase_label
 
+# Of the run's flags, those that --helpshort is to list here, too.
+flags.declare_key_flag("run_dir")
+flags.declare_key_flag("data_dir")
+flags.declare_key_flag("ambient_dir")
+flags.declare_key_flag("wake_words")
+flags.declare_key_flag("model")
+flags.declare_key_flag("cache_dir")
 _COMPARE = flags.DEFINE_bool("compare", False, "compare the runs that are named behind it")
 _REPORT_DIR = flags.DEFINE_string(
     "report_dir", "", "where the report on other data, or the picture of --compare, is written"

@@ -14,6 +14,9 @@ from tools import command
 from wakeword_keras.firmware.verify import verify
 from wakeword_keras.run import pipeline
 
+# Of the run's flags, those that --helpshort is to list here, too.
+flags.declare_key_flag("run_dir")
+flags.declare_key_flag("cache_dir")
 _VERIFY = flags.DEFINE_string("verify", "", "firmware folder to check; nothing is exported")
 
 

@@ -27,11 +27,13 @@ from wakeword_keras.evaluation import step_equality
 from wakeword_keras.evaluation.step_equality import StepEquality
 from wakeword_keras.names import FP32_TFLITE, INT8, STREAMING_FILES, TFLITE_FILES
 
-_CLIPS = flags.DEFINE_integer("clips", 1000, "so many clips of --data_dir are compared on")
-_STREAM_MINUTES = flags.DEFINE_integer(
-    "stream_minutes", 60, "so many times a minute of --ambient_dir are compared on"
-)
-_JSON = flags.DEFINE_string("json", None, "file to write the figures to, as JSON")
+# Of the run's flags, those that --helpshort is to list here, too.
+flags.declare_key_flag("run_dir")
+flags.declare_key_flag("data_dir")
+flags.declare_key_flag("ambient_dir")
+_CLIPS = flags.DEFINE_integer("clips", 1000, "clips of --data_dir, at most")
+_STREAM_MINUTES = flags.DEFINE_integer("stream_minutes", 60, "minutes of --ambient_dir, at most")
+_JSON = flags.DEFINE_string("json", None, "file to write the figures to, as JSON, if given")
 _MOST_FP32 = 1e-5
 _BEFORE, _AFTER = 16000, 8000  # samples of silence around a clip
 

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from wakeword_keras.errors import InputError
+from wakeword_keras.quiet import quiet
 
 # TensorFlow's start-up chatter (missing GPUs, CPU instructions) would bury our own messages.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -63,7 +64,10 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    with quiet():  # TensorFlow's start; a notebook would show a page of it
+        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+        importlib.import_module("tensorflow").config.list_physical_devices()
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -226,8 +226,8 @@ def evaluate(
         models = RunModels(fp32, qat, exported, {}, {}, trained, labels)
         scorers, facts = open_scorers(models)
         evaluated = clip_evaluation.evaluate(
-            clip_thresholds.choose(scores.score([chosen], scorers), wake_words),
-            scores.score([held], scorers),
+            clip_thresholds.choose(scores.score([chosen], scorers, len(chosen)), wake_words),
+            scores.score([held], scorers, len(held)),
             None,
             facts,
             findings.logits_per_lsb(models),

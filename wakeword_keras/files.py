@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from wakeword_keras.progress import say
+
 CHECKSUMS = "checksums.json"
 
 _PROCESS = uuid.uuid4().hex[:8]  # tells this process from a dead one that had its number
@@ -73,7 +75,7 @@ def build_folder(
     if is_wanted(folder):
         return
     if folder.exists() and any(folder.iterdir()):
-        print(f"{folder}: damaged, or of other settings or an earlier version: made again")
+        say(f"{folder}: damaged, or of other settings or an earlier version: made again")
     partial = private_path(folder)
     partial.mkdir(parents=True)
     try:

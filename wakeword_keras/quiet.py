@@ -4,8 +4,12 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# Of two threads that hold the descriptor, the one that ends last would put back the other's file.
+_LOCK = threading.RLock()
 
 
 @contextmanager
@@ -13,14 +17,14 @@ def quiet() -> Iterator[None]:
     """Hold back what native code writes to file descriptor 2; if the block raises, show it.
 
     Python's own `sys.stderr` is held back too while the block runs; of TensorFlow's logger, whose
-    lines a notebook would show, all but errors.
+    lines a notebook would show, all but errors. Another thread's block waits for this one's end.
     """
     logger = logging.getLogger("tensorflow")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as said:
+    with _LOCK, tempfile.TemporaryFile() as said:
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        sys.stderr.flush()
+        terminal = os.dup(2)
         os.dup2(said.fileno(), 2)
         try:
             yield

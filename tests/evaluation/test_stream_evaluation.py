@@ -285,7 +285,7 @@ def test_wake_words_are_heard_and_tones_of_others_are_the_false_accepts(audio_of
     )
     table = stream_evaluation.console_table(report)
     assert "int8" in table
-    assert max(map(len, table.splitlines()[:3])) <= 100
+    assert max(map(len, table.splitlines()[:3])) <= 80
 
 
 def test_a_model_that_always_fires_is_reported_as_out_of_budget(audio_of):

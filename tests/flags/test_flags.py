@@ -11,14 +11,15 @@ from absl.testing import flagsaver
 import wakeword_keras
 from flags import config, run_flags
 from tools import train
+from wakeword_keras import models
 from wakeword_keras.errors import InputError
 from wakeword_keras.run import pipeline
 from wakeword_keras.training.loop import LossConfig
 
 # What a number is counted in, or the range of one that is a share.
 UNIT = re.compile(
-    r"\b(milliseconds|Hz|dB|percent|per hour|0 to (below )?1|passes|epochs|hours|clips|examples|"
-    r"frames|channels|masks|voices|threads|steps|times|octaves)\b"
+    r"\b(milliseconds|Hz|dB|percent|per hour|0 to (below )?1|passes|epochs|hours|minutes|clips|"
+    r"examples|frames|channels|masks|voices|threads|steps|times|octaves)\b"
 )
 UNIT_OF_SUFFIX = {
     "ms": "milliseconds", "hz": "Hz", "db": "dB", "percent": "percent", "hour": "per hour",
@@ -95,6 +96,10 @@ def test_every_flag_has_a_help_text_with_its_unit(name, number, text):
     assert UNIT_OF_SUFFIX.get(name.rpartition("_")[2], "") in text
     if number and name not in NO_UNIT:
         assert UNIT.search(text), text
+
+
+def test_every_architecture_is_named_in_the_help():
+    assert all(name in flags.FLAGS["model"].help for name in models.ARCHITECTURES)
 
 
 def test_a_field_without_a_help_text_is_refused():

@@ -5,8 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from tools import benchmark_evaluator
+from tools import benchmark_corpus, benchmark_evaluator
 from wakeword_keras import models
+from wakeword_keras.audio import audio_file
 from wakeword_keras.tflite import convert
 
 SMOKE = ("--flagfile=flags/smoke.flags", "--rounds=1")
@@ -60,3 +61,22 @@ def test_the_evaluator_benchmark_demands_the_plain_loops_bits(tmp_path, monkeypa
     monkeypatch.setattr(benchmark_evaluator, "_evaluator", lambda *_: off_by_a_bit)
     with pytest.raises(AssertionError):
         benchmark_evaluator.measure(path, "xnnpack", features, rounds=1)
+
+
+def test_repeated_recordings_fill_the_hours_keep_their_folders_and_differ(tmp_path):
+    samples = np.random.default_rng(0).integers(-9000, 9000, 16_000).astype(np.int16)
+    for name in ("happy/a_nohash_0", "_background_noise_/hum", "84/121/84-121-1"):
+        path = tmp_path / "from" / f"{name}.flac"
+        path.parent.mkdir(parents=True)
+        audio_file.write(path, samples)
+    benchmark_corpus.repeat([str(tmp_path / "from")], tmp_path / "to", 7 / 3600)
+    written = sorted((tmp_path / "to").rglob("*.wav"))
+    assert len(written) == 7
+    assert len({audio_file.read(path).tobytes() for path in written}) == 7 - 2  # three as they are
+    assert len(list((tmp_path / "to/_background_noise_").iterdir())) == 1
+    assert {path.parts[-3] for path in written if path.parts[-2] == "121"} == {
+        "84-0",
+        "84-1",
+        "84-2",
+    }
+    assert all(path.parts[-2] == "happy" for path in written if "nohash" in path.name)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
-from tqdm import tqdm
 
 from wakeword_keras import files, json_file
 from wakeword_keras.audio.features import FrontendConfig, StreamingFrontend
 from wakeword_keras.data.corpus import Clip
 from wakeword_keras.errors import InputError
+from wakeword_keras.progress import Progress
 
 MICRO_UNIT = 1 / 25.6  # a feature is so many times the uint16 that the front end counts
 _VALUES, _INDEX = "values.bin", "index.json"
@@ -214,23 +214,23 @@ def build(
     """
 
     def write(path: Path) -> None:
-        with open(path / _VALUES, "wb") as file:
+        seconds = sum(clip.duration_s or 0.0 for stream in streams for clip in stream)
+        progress = Progress(f"features of ambient audio{name}", seconds / 60, "minutes")
+        with open(path / _VALUES, "wb") as file, progress:
             bounds = []
             first = 0
-            for number, pieces in enumerate(
-                tqdm(streams, f"features of ambient audio{name}", unit="speaker", disable=None)
-            ):
-                end = first + _write(file, audio_of(number, pieces), frontend)
+            for number, pieces in enumerate(streams):
+                end = first + _write(file, audio_of(number, pieces), frontend, progress)
                 bounds.append((first, end))
                 first = end
-        pieces = [[asdict(piece) for piece in stream] for stream in streams]
-        (path / _INDEX).write_text(json.dumps({"bounds": bounds, "pieces": pieces}))
+        rows = [[asdict(piece) for piece in stream] for stream in streams]
+        (path / _INDEX).write_text(json.dumps({"bounds": bounds, "pieces": rows}))
 
     files.build_folder(folder, write)
     return _open(folder, streams, frontend, name)
 
 
-def _write(file, blocks: Audio, frontend: FrontendConfig) -> int:
+def _write(file, blocks: Audio, frontend: FrontendConfig, progress: Progress) -> int:
     """Append a stream's features: so many frames."""
     stream = StreamingFrontend(frontend)
     frames = 0
@@ -240,6 +240,7 @@ def _write(file, blocks: Audio, frontend: FrontendConfig) -> int:
             values = np.rint(values / MICRO_UNIT).astype(np.uint16)
         file.write(values.tobytes())
         frames += len(values)
+        progress.update(len(values) * frontend.step_ms / 60_000)
     return frames
 
 

@@ -19,12 +19,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from wakeword_keras import labels
 from wakeword_keras.audio import audio_file
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import AMBIENT, NOISE_LABELS, SPLITS
+from wakeword_keras.progress import say, track
 
 MANIFEST = "manifest.csv"
 _SPEAKER_MARK = "_nohash_"
@@ -65,7 +64,7 @@ def printed_before_an_error(messages: Sequence[str]) -> Iterator[None]:
         yield
     except InputError:
         for message in messages:
-            print(message, flush=True)
+            say(message)
         raise
 
 
@@ -181,9 +180,7 @@ def fingerprints(
     bad: dict[str, InputError] = {}
     with ThreadPoolExecutor() as pool:
         results = zip(recordings, pool.map(attempt, recordings), strict=True)
-        for recording, result in tqdm(
-            results, "reading corpus", len(recordings), unit="file", disable=None
-        ):
+        for recording, result in track(results, "reading corpus", len(recordings), "files"):
             if isinstance(result, InputError):
                 bad[recording.path] = result
             else:

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from wakeword_keras import files, json_file
 from wakeword_keras.audio import audio_file, rooms
@@ -27,6 +26,7 @@ from wakeword_keras.data.clips import ClipFeatures, ClipInfo
 from wakeword_keras.data.corpus import Clip, Corpus
 from wakeword_keras.data.recordings import list_impulse_responses
 from wakeword_keras.names import GROUPS, NOISE, SPLITS, TRAIN
+from wakeword_keras.progress import track
 
 CONDITIONS = ("cold", "warm")
 CLIPS_PER_SHARD = 1024
@@ -138,9 +138,8 @@ def _write_split(directory: Path, split: str, corpus: Corpus, length: int) -> li
 
     rows = []
     with ThreadPoolExecutor() as pool:
-        for start in tqdm(
-            range(0, len(order), CLIPS_PER_SHARD), f"writing {split}", unit="shard", disable=None
-        ):
+        starts = range(0, len(order), CLIPS_PER_SHARD)
+        for start in track(starts, f"writing {split}", len(starts), "shards"):
             chosen = [clips[i] for i in order[start : start + CLIPS_PER_SHARD]]
             path = directory / _shard_name(split, start // CLIPS_PER_SHARD)
             with tf.io.TFRecordWriter(str(path)) as writer:
@@ -292,13 +291,8 @@ def _write_features(
     prepare = in_noise(shards, split) if condition == "warm" else lambda samples, _: samples
     frames = frontend.num_frames(shards.clip_samples)
     shape = (len(shards.clips[split]), frames, frontend.channels)
-    samples = tqdm(
-        read_audio(shards, split),
-        f"features of {split} ({condition})",
-        shape[0],
-        unit="clip",
-        disable=None,
-    )
+    title = f"features of {split} ({condition})"
+    samples = track(read_audio(shards, split), title, shape[0], "clips")
     rows = (
         compute(prepare(clip, i)[None], frontend, frames=frames)[0]
         for i, clip in enumerate(samples)

@@ -238,17 +238,17 @@ def console_table(report: EvaluationReport) -> str:
       report: from `evaluate`.
 
     Returns:
-      Lines of at most 100 characters, without a newline at the end.
+      Lines without a newline at the end.
     """
-    head = f"{'model':<12}{'accuracy %':>22}{'ROC AUC':>10}{'recall % at 1 % FPR':>27}"
-    lines = [f"{head}{'threshold':>10}{'KiB':>8}{'us':>8}"]
+    head = f"{'model':<12}{'accuracy %':>19}{'ROC AUC':>9}{'recall % at 1 % FPR':>20}"
+    lines = [f"{head}{'threshold':>10}{'KiB':>5}{'us':>5}"]
     for name, m in report.models.items():
         accuracy = _percent(m.accuracy, m.accuracy_ci95)
         recall = _percent(m.recall_at_fpr_0_01, m.recall_ci95)
         latency = "-" if m.latency_us is None else f"{m.latency_us:.0f}"
         lines.append(
-            f"{name:<12}{accuracy:>22}{m.roc_auc:>10.5f}{recall:>27}"
-            f"{m.threshold:>10.3f}{m.bytes / 1024:>8.1f}{latency:>8}"
+            f"{name:<12}{accuracy:>19}{m.roc_auc:>9.5f}{recall:>20}"
+            f"{m.threshold:>10.3f}{m.bytes / 1024:>5.0f}{latency:>5}"
         )
     q = report.quantization_error
     low, high = (100 * bound for bound in q.accuracy_drop_ci95)
@@ -260,8 +260,8 @@ def console_table(report: EvaluationReport) -> str:
             f"INT8 against FP32: accuracy drop {100 * q.relative_accuracy_drop:.3f} % "
             f"({low:.3f} to {high:.3f}), {q.decisions_flipped} decisions flipped,",
             f"  miss rate {100 * q.delta_miss_rate_at_equal_false_accepts:+.3f} points at equal "
-            f"false accepts, logits off by {q.score_mean_abs_error:.3f} "
-            f"(at most {q.score_max_abs_error:.3f})",
+            "false accepts,",
+            f"  logits off by {q.score_mean_abs_error:.3f} (at most {q.score_max_abs_error:.3f})",
             f"INT8 against QAT: {100 * q.qat_vs_int8_within_2_lsb:.2f} % of clips within 2 LSB, "
             f"99 % within {q.qat_vs_int8_p99_lsb:g}, at most {q.qat_vs_int8_max_lsb:g}",
             *(_step_line(name, step) for name, step in q.steps.items()),
@@ -272,11 +272,11 @@ def console_table(report: EvaluationReport) -> str:
 def _step_line(name: str, step: quantization_error.StepError) -> str:
     low, high = (100 * bound for bound in step.relative_accuracy_drop_ci95)
     return (
-        f"  {name:<17} accuracy drop {100 * step.relative_accuracy_drop:+.3f} % "
-        f"({low:+.3f} to {high:+.3f}), threshold {step.threshold_shift:+.3f}, "
+        f"  {name:<17} drop {100 * step.relative_accuracy_drop:+.2f} % "
+        f"({low:+.2f} to {high:+.2f}), threshold {step.threshold_shift:+.3f}, "
         f"{step.decisions_flipped} flipped"
     )
 
 
 def _percent(share: float, interval: Interval) -> str:
-    return f"{100 * share:.2f} ({100 * interval[0]:.2f}-{100 * interval[1]:.2f})"
+    return f"{100 * share:.2f} ({100 * interval[0]:.1f}-{100 * interval[1]:.1f})"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.data.shards import WARM_MS
 from wakeword_keras.metrics import esphome_rule, intervals
+from wakeword_keras.progress import track
 from wakeword_keras.streams import stepwise
 from wakeword_keras.streams.scoring import SplitAudio
 from wakeword_keras.tflite.interpreter import Source
@@ -57,9 +57,7 @@ def score(model: Source, audio: SplitAudio, frontend: FrontendConfig) -> Probabi
       InputError: the model is missing or no such one, or a recording is gone.
     """
     total = len(audio.streams) + len(audio.positives)
-    recordings = tqdm(
-        audio.recordings(), f"steps ({audio.split})", total, unit="recording", disable=None
-    )
+    recordings = track(audio.recordings(), f"steps ({audio.split})", total, "recordings")
     tracks = [stepwise.outputs(model, blocks, frontend)[:, 0] for blocks in recordings]
     streams = len(audio.streams)
     return Probabilities(

@@ -1,7 +1,6 @@
 """All that the report says of a run: its exported models on data that trained none of them."""
 
 import dataclasses
-import functools
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 import tf_keras as keras
 from numpy.typing import NDArray
 
+from wakeword_keras import progress
 from wakeword_keras.affine import Affine
 from wakeword_keras.data.clips import ClipFeatures
 from wakeword_keras.data.shards import split_features
@@ -40,7 +40,6 @@ from wakeword_keras.streams import scoring
 from wakeword_keras.tflite import convert, flatbuffer
 from wakeword_keras.tflite.interpreter import micro_installed
 
-_say = functools.partial(print, flush=True)
 _CLIPS_STEP_BY_STEP = 40  # some 1,300 steps; tools.prove_streaming takes an hour
 
 
@@ -109,7 +108,7 @@ def measure(models: RunModels, data: HeldOut, thresholds: Thresholds) -> Finding
     if not data.ambient:
         return found
     streams = _streams(models, data, thresholds)
-    _say(stream_evaluation.console_table(streams))
+    progress.say(stream_evaluation.console_table(streams))
     return dataclasses.replace(found, streams=streams)
 
 
@@ -118,7 +117,7 @@ def of_clips(
     evaluated: clip_evaluation.EvaluationReport,
     test: ClipFeatures,
     input_affine: Affine,
-    say: Callable[[str], None] = _say,
+    say: Callable[[str], None] = progress.say,
 ) -> Findings:
     """What clips show, without streams.
 
@@ -202,7 +201,7 @@ def _on_device(
     models: RunModels, features: NDArray[np.float32]
 ) -> tuple[on_tflite_micro.MicroCheck, ...]:
     if not micro_installed():
-        print("no TFLite Micro: pip install 'wakeword_keras[firmware]', then evaluate again")
+        progress.say("no TFLite Micro: pip install 'wakeword_keras[firmware]', then evaluate again")
         return ()
     spread = np.linspace(0, len(features) - 1, min(on_tflite_micro.CLIPS, len(features)), dtype=int)
     clips = np.asarray(features[spread], np.float32)

@@ -162,13 +162,13 @@ def table(errors: LayerErrors, rows: int = 10) -> str:
       Lines without a newline at the end.
     """
     lines = [
-        f"{'layer to blame':<32}{'operator':<19}{'own dB':>8}{'SQNR dB':>9}{'cosine':>9}"
-        f"{'sat. %':>8}{'range %':>9}"
+        f"{'layer to blame':<26}{'operator':<18}{'own dB':>7}{'SQNR dB':>8}{'cosine':>8}"
+        f"{'sat. %':>7}{'range':>6}"
     ]
     for e in errors.layers[:rows]:
         lines.append(
-            f"{e.layer[-31:]:<32}{e.operator:<19}{e.own_sqnr_db:>8.1f}{e.sqnr_db:>9.1f}"
-            f"{e.cosine:>9.5f}{100 * e.saturated:>8.2f}{100 * e.range_use:>9.0f}"
+            f"{e.layer[-25:]:<26}{e.operator:<18}{e.own_sqnr_db:>7.1f}{e.sqnr_db:>8.1f}"
+            f"{e.cosine:>8.4f}{100 * e.saturated:>7.2f}{100 * e.range_use:>5.0f}%"
         )
         if e.hint:
             lines.append(f"    {e.hint}")

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from wakeword_keras.affine import quantize
+from wakeword_keras.progress import track
 from wakeword_keras.tflite import flatbuffer
 from wakeword_keras.tflite.interpreter import device_kernels, micro_interpreter, open_interpreter
 from wakeword_keras.tflite.layer_outputs import layer_outputs
@@ -65,8 +65,8 @@ def check(name: str, path: str | os.PathLike, features: NDArray[np.float32]) -> 
         interpreter = micro_interpreter(path)
     except RuntimeError as error:
         return MicroCheck(name, 0, 0, 0.0, None, refused=str(error))
-    progress = tqdm(clips, desc=f"{name} on TFLite Micro", unit="clip", disable=None, leave=False)
-    outputs = np.concatenate([_run(interpreter, clip) for clip in progress]).astype(int)
+    tracked = track(clips, f"{name} on TFLite Micro", len(clips), "clips")
+    outputs = np.concatenate([_run(interpreter, clip) for clip in tracked]).astype(int)
     off = np.abs(outputs - expected).max(axis=1)
     worst = int(off.argmax())
     return MicroCheck(
@@ -88,7 +88,7 @@ def _line(check: MicroCheck) -> str:
         return f"{check.model:<12}does not run on TFLite Micro: {check.refused}"
     return (
         f"{check.model:<12}on TFLite Micro: {100 * check.equal:.2f} % of {check.clips} clips "
-        f"bit for bit as the desktop's kernels, at most {check.max_lsb} LSB off"
+        f"equal, up to {check.max_lsb} LSB off"
         f"{'' if check.first_layer is None else f', first in {check.first_layer}'}"
     )
 

@@ -121,7 +121,8 @@ def score_clips(
       ValueError: a model gives NaN or infinity.
     """
     batches = (clip_batches(data, split, condition) for condition in conditions)
-    return score(itertools.chain.from_iterable(batches), scorers)
+    total = len(conditions) * len(data.shards.clips[split])
+    return score(itertools.chain.from_iterable(batches), scorers, total)
 
 
 def clip_batches(

@@ -86,9 +86,8 @@ def _compare(
 def table(agreements: tuple[Agreement, ...]) -> str:
     """A line for each pair, for the console."""
     return "\n".join(
-        f"{a.model:<12}against {a.reference:<12}: logits within {a.max_abs_error:.1e}"
+        f"{a.model:<11} against {a.reference:<11}: within {a.max_abs_error:.1e}"
         f"{'' if a.max_lsb is None else f' ({a.max_lsb:.3g} LSB)'}, "
-        f"{100 * a.decisions_equal:.2f} % of {a.clips} decisions equal, "
-        f"{a.size_ratio:.2f} times the size"
+        f"{100 * a.decisions_equal:.2f} % of {a.clips} alike"
         for a in agreements
     )

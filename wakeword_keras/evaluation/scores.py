@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from wakeword_keras.data.clips import ClipFeatures, ClipInfo, targets_of
 from wakeword_keras.errors import InputError
 from wakeword_keras.metrics import detection, intervals
+from wakeword_keras.progress import Progress
 from wakeword_keras.tflite.scorers import Scorer
 
 FALSE_POSITIVE_RATE = 0.01
@@ -39,12 +39,13 @@ class Scores:
         return tuple(clip.speaker for clip in self.clips)
 
 
-def score(batches: Iterable[ClipFeatures], scorers: Mapping[str, Scorer]) -> Scores:
+def score(batches: Iterable[ClipFeatures], scorers: Mapping[str, Scorer], total: int) -> Scores:
     """Run every model over the same clips; only scores are kept, features pass through.
 
     Args:
       batches: clips, at least one.
       scorers: features [n, frames, channels] -> logits [n, wake_words], by model name.
+      total: clips of all batches, to say how far it is.
 
     Returns:
       Scores in the order of the batches.
@@ -55,10 +56,12 @@ def score(batches: Iterable[ClipFeatures], scorers: Mapping[str, Scorer]) -> Sco
     """
     clips: list[ClipInfo] = []
     logits: dict[str, list[NDArray[np.float32]]] = {name: [] for name in scorers}
-    for batch in tqdm(batches, desc="scoring", unit="batch", disable=None):
-        for name, scorer in scorers.items():
-            logits[name].append(_checked_logits(scorer(batch.features), batch.clips, name))
-        clips.extend(batch.clips)
+    with Progress("scoring", total, "clips") as progress:
+        for batch in batches:
+            for name, scorer in scorers.items():
+                logits[name].append(_checked_logits(scorer(batch.features), batch.clips, name))
+                progress.update(len(batch) / len(scorers))
+            clips.extend(batch.clips)
     if not (logits and clips):
         raise InputError("nothing to score: no test clips, or no models")
     joined = {name: np.concatenate(parts) for name, parts in logits.items()}

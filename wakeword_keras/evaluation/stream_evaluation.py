@@ -178,19 +178,23 @@ def console_table(report: StreamReport) -> str:
       Lines without a newline at the end.
     """
     lines = [
-        f"{'streams':<12}{'split':<12}{'threshold':>10}{'hours':>7}{'events':>8}"
-        f"{'false accepts per hour':>26}{'missed %':>24}"
+        f"{'streams':<12}{'split':<11}{'threshold':>9}{'hours':>6}{'events':>7}"
+        f"{'per hour':>19}{'missed %':>16}"
     ]
     for name, model in report.models.items():
         for split, m in (("validation", model.validation), ("test", model.test)):
             low, high = m.false_accepts_per_hour_ci95
-            rate = f"{m.false_accepts_per_hour:.2f} ({low:.2f}-{high:.2f})"
+            rate = f"{_short(m.false_accepts_per_hour)} ({_short(low)}-{_short(high)})"
             if not m.false_accepts:
                 rate = f"0 (below {m.false_accepts_per_hour_upper95:.2f})"
             low, high = (100 * bound for bound in m.miss_rate_ci95)
             lines.append(
-                f"{name:<12}{split:<12}{model.threshold.probability:>10.5f}{m.hours:>7.2f}"
-                f"{m.false_accepts:>8}{rate:>26}"
-                f"{f'{100 * m.miss_rate:.2f} ({low:.2f}-{high:.2f})':>24}"
+                f"{name:<12}{split:<11}{model.threshold.probability:>9.5f}{m.hours:>6.1f}"
+                f"{m.false_accepts:>7} {rate:>18}"
+                f" {f'{100 * m.miss_rate:.1f} ({low:.0f}-{high:.0f})':>15}"
             )
     return "\n".join([*lines, *report.messages])
+
+
+def _short(rate: float) -> str:
+    return f"{rate:.2f}" if rate < 100 else f"{rate:.0f}"

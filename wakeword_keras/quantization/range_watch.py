@@ -3,8 +3,8 @@
 import numpy as np
 import tf_keras as keras
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from wakeword_keras.progress import say
 from wakeword_keras.quantization import calibration, fake_quantize, integer_model
 
 CLIPPED_LIMIT = 0.01
@@ -47,7 +47,7 @@ class QuantizationRanges(keras.callbacks.Callback):
         if shares[worst] > CLIPPED_LIMIT and worst not in self._told:
             self._told.add(worst)
             low, high = ranges[worst]
-            tqdm.write(
+            say(
                 f"warning: layer {worst}: {shares[worst]:.1%} of its values are outside of "
                 f"{low:.3g} to {high:.3g}: lower the learning rate, or calibrate again"
             )

@@ -20,6 +20,7 @@ from wakeword_keras import json_file
 from wakeword_keras.errors import InputError
 from wakeword_keras.files import sha256, write_bytes
 from wakeword_keras.names import FP32, INT8, INT8_PTQ
+from wakeword_keras.progress import say
 from wakeword_keras.report import style, verdicts
 
 MODELS = (FP32, INT8_PTQ, INT8)
@@ -92,11 +93,11 @@ def compare(directories: Sequence[str], out_dir: str | Path) -> None:
       InputError: fewer than two, no report, or reports that do not compare.
     """
     runs = read(directories)
-    print(table(runs))
+    say(table(runs))
     path = Path(out_dir) / "comparison.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, style.to_png(figure(runs)))
-    print(f"picture: {path}")
+    say(f"picture: {path}")
 
 
 def read(directories: Sequence[str]) -> tuple[ComparedRun, ...]:

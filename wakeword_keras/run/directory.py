@@ -16,6 +16,7 @@ from typing import Any
 from wakeword_keras import json_file
 from wakeword_keras.errors import InputError
 from wakeword_keras.files import sha256
+from wakeword_keras.progress import say
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy", "pymicro-features")
 FILE = "run.json"
@@ -141,7 +142,7 @@ class RunDirectory:
     def _running(self, name: str) -> Iterator[None]:
         """Mark a stage as running, then as done with the seconds it took in all."""
         number = f"[{list(self._stages).index(name) + 1}/{len(self._stages)}]"
-        print(f"{number} {name}", flush=True)
+        say(f"{number} {name}")
         before = self.record["stages"].get(name, {}).get("seconds", 0.0)
         config_hash = json_file.digest(self.record["config"])
         entry = {"status": "running", "seconds": before, "config_sha256": config_hash, "files": {}}
@@ -156,7 +157,7 @@ class RunDirectory:
         finally:
             entry["seconds"] = round(before + time.monotonic() - start, 1)
             self.save()
-        print(f"{number} {name}: {entry['seconds']:.0f} s", flush=True)
+        say(f"{number} {name}: {entry['seconds']:.0f} s")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from wakeword_keras.files import write_json
 from wakeword_keras.firmware import arena, esphome
 from wakeword_keras.metrics import esphome_rule
 from wakeword_keras.names import TEST, VALIDATION
+from wakeword_keras.progress import say
 from wakeword_keras.streams.stream_metrics import allowed_events
 
 WINDOW = 5  # probabilities that are summed, 0.15 s: as microWakeWord's released models
@@ -41,10 +42,10 @@ def write(
     cutoff = esphome_rule.HIGHEST_CUTOFF // 2
     if data.ambient:
         cutoff, measured = _chosen(model, data)
-        print(_line(measured[TEST]), flush=True)
+        say(_line(measured[TEST]))
     else:
         measured = {}
-        print("esphome: no ambient audio: the cutoff is that of single clips", flush=True)
+        say("esphome: no ambient audio: the cutoff is that of single clips")
     esphome.write(
         out_dir,
         model,

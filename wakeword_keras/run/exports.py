@@ -20,6 +20,7 @@ from wakeword_keras.names import (
 )
 from wakeword_keras.onnx import streaming as onnx_streaming
 from wakeword_keras.onnx import translate
+from wakeword_keras.progress import say
 from wakeword_keras.quantization import calibration, proof
 from wakeword_keras.run.directory import RunDirectory
 from wakeword_keras.tflite import convert, flatbuffer, streaming
@@ -66,9 +67,7 @@ def _write_streaming(run: RunDirectory, calibration_set: ClipFeatures) -> None:
 
 def _write_onnx(run: RunDirectory, calibration_set: ClipFeatures) -> None:
     if not translate.installed():
-        print(
-            "ONNX: not exported: pip install 'wakeword_keras[onnx]', then export again", flush=True
-        )
+        say("ONNX: not exported: pip install 'wakeword_keras[onnx]', then export again")
         return
     for name, source in _TRANSLATED_FROM.items():
         content = translate.from_tflite(run.path("export", TFLITE_FILES[source]))

@@ -22,6 +22,7 @@ from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation.findings import measure
 from wakeword_keras.evaluation.run_models import HeldOut, RunModels
 from wakeword_keras.names import POSITIVE, TEST, TRAIN, VALIDATION
+from wakeword_keras.progress import say
 from wakeword_keras.report import report
 from wakeword_keras.run import ambient_audio, pipeline
 from wakeword_keras.run.directory import RunDirectory
@@ -61,7 +62,7 @@ def evaluate(
     models = dataclasses.replace(models, onnx=judged)
     report.write(measure(models, data, chosen), run.directory, out)
     json_file.write_sealed(out / "corpus.json", corpus.summary())
-    print(f"report: {out / 'report.html'}")
+    say(f"report: {out / 'report.html'}")
 
 
 def gather(
@@ -89,7 +90,7 @@ def gather(
         with printed_before_an_error(corpus.messages):
             corpus = _without_the_runs_streams(corpus, run)
     for message in corpus.messages:
-        print(message, flush=True)
+        say(message)
     data = HeldOut(
         write_shards(corpus, config.corpus.clip_ms, config.cache_dir),
         config.frontend,

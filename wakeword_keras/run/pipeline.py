@@ -44,6 +44,7 @@ from wakeword_keras.names import (
     TRAIN,
     VALIDATION,
 )
+from wakeword_keras.progress import say
 from wakeword_keras.quantization import calibration, fake_quantize, finetuning, kernel_limits
 from wakeword_keras.report import report
 from wakeword_keras.run import ambient_audio, esphome_target, exports, input_files
@@ -98,7 +99,8 @@ class RunConfig:
         word: `RaggedMmap` of mmap-ninja, as microWakeWord's negative sets; they train, too.
       impulse_response_dir: folder of room impulse responses, for reverberation in training.
       cache_dir: decoded clips and features, shared by runs on the same recordings.
-      model: architecture to train.
+      model: architecture to train: ds_cnn, mobilenet_v3_small, mobilenet_v3_large, conformer_tiny,
+        conformer_s; mixed_conv_small, mixed_conv_medium, mixed_conv_large, which run step by step.
       target: what the INT8 model is bundled for: tflite_micro, or esphome beside it (a streaming
         model, such as mixed_conv_small, with one wake word).
       max_false_accepts_per_hour: false accepts per hour allowed on the validation part of
@@ -231,7 +233,7 @@ def _run_stages(run: RunDirectory, config: RunConfig, workers: Workers = ALONE) 
     run.once("thresholds", lambda: _thresholds(run, config, shards, run_models))
     run.once("report", lambda: _report(run, config, shards, run_models))
     run.once("firmware", lambda: _firmware(run, config, shards, run_models))
-    print(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
+    say(f"report: {run.path('report', 'report.html')}, bundle: {run.path('firmware')}/")
 
 
 def _models(
@@ -267,7 +269,7 @@ def _follow(config: RunConfig, workers: Workers) -> None:
         workers.share_variables(fp32.weights)
         qat = fake_quantize.quantize(fp32, config.frontend.input_affine)
         finetuning.finetune(qat, fp32, data, config.loss, config.qat, path.parent / "qat", workers)
-    print("training is done: the chief goes on alone")
+    say("training is done: the chief goes on alone")
 
 
 def open_thresholds(config: RunConfig) -> Thresholds:
@@ -353,7 +355,7 @@ def _read_corpus(run: RunDirectory, config: RunConfig) -> None:
     stamps = _stamps(config)  # before they are read: what changes meanwhile is seen later
     corpus = gather_corpus(config)
     for message in corpus.messages:
-        print(message, flush=True)
+        say(message)
     _check_same_recordings(run, config, corpus, stamps)
     write_json(run.path(_INPUT_FILES), stamps)
     json_file.write_sealed(run.path("corpus.json"), corpus.summary())
@@ -408,7 +410,7 @@ def _fp32(
 ) -> keras.Model:
     if config.model in models.STREAMING:
         shape = config.frontend.channels, len(shards.wake_words)
-        print(models.describe(config.model, *shape), flush=True)
+        say(str(models.describe(config.model, *shape)))
     model = _build(config, shards)
     run.once("fp32", lambda: _train(run, config, shards, negatives, model, workers))
     weights.load(model, run.directory / "fp32" / "weights.npz")
@@ -427,10 +429,9 @@ def _train(
     data = _training_data(run, config, shards, negatives)
     if negatives is not None:
         share = negatives.in_batch(config.data.batch)
-        print(
+        say(
             f"ambient audio: {negatives.windows.hours:.2f} h, all passes together; "
-            f"{share} of the {config.data.batch} examples of a batch",
-            flush=True,
+            f"{share} of the {config.data.batch} examples of a batch"
         )
     loop.train(model, data, config.loss, config.train, path.parent, workers)
     weights.save(model, path)
@@ -564,7 +565,7 @@ def _firmware(run: RunDirectory, config: RunConfig, shards: Shards, run_models: 
         golden_clips=golden_clips.choose(shards, config.frontend, window_model),
     )
     for line in missing:
-        print(f"bundle: {line}", flush=True)
+        say(f"bundle: {line}")
     if config.target == "esphome":
         stream = chosen.streams.get(INT8)
         esphome_target.write(

@@ -14,6 +14,7 @@ from wakeword_keras.evaluation.side_by_side import Row
 from wakeword_keras.files import write_json
 from wakeword_keras.firmware.esphome_manifest import EsphomeModel
 from wakeword_keras.names import INT8, TEST
+from wakeword_keras.progress import say
 from wakeword_keras.run import other_recordings, pipeline
 from wakeword_keras.run.pipeline import RunConfig
 from wakeword_keras.streams import scoring
@@ -49,7 +50,7 @@ def evaluate(
     )
     corpus = ambient.join_test(corpus, ambient_dirs, config)
     for message in corpus.messages:
-        print(message, flush=True)
+        say(message)
     streams = ambient.of_split(corpus.streams, TEST)
     return _rows(released, SplitAudio(_shards(corpus, config, cache_dir), TEST, streams))
 
@@ -107,6 +108,6 @@ def _rows(released: Sequence[EsphomeModel], audio: SplitAudio) -> list[Row]:
 
 def write(rows: Sequence[Row], out_dir: str) -> None:
     """Print the table; write models.json where a folder is given."""
-    print(side_by_side.table(rows))
+    say(side_by_side.table(rows))
     if out_dir:
         write_json(Path(out_dir, "models.json"), side_by_side.to_json(rows))

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from wakeword_keras.affine import Affine
 from wakeword_keras.audio import audio_file
@@ -30,6 +29,7 @@ from wakeword_keras.data.shards import AFTER_MS, WARM_MS, Shards, in_noise, read
 from wakeword_keras.errors import InputError
 from wakeword_keras.metrics import stream_rule
 from wakeword_keras.metrics.stream_rule import StreamConfig
+from wakeword_keras.progress import Progress
 from wakeword_keras.streams import stepwise
 from wakeword_keras.streams.windows import stream_windows, window_samples
 from wakeword_keras.tflite import flatbuffer
@@ -302,16 +302,16 @@ def _quick_scores(
     width = len(audio.shards.wake_words)
     logits: dict[str, Logits] = {name: [] for name in models}
     clip_s = audio.shards.clip_samples / audio_file.SAMPLE_RATE_HZ + (WARM_MS + AFTER_MS) / 1000
-    total_s = audio.hours * 3600 + len(audio.positives) * clip_s
+    minutes = audio.hours * 60 + len(audio.positives) * clip_s / 60
     title = f"listening ({audio.split})"
-    with tqdm(total=round(total_s), desc=title, unit="s of audio", disable=None) as bar:
+    with Progress(title, minutes, "minutes of audio") as progress:
         for blocks in audio.recordings():
             parts: dict[str, Logits] = {name: [np.empty((0, width), np.float32)] for name in models}
             scorers = {name: model.start() for name, model in models.items()}
             for windows in _windows(blocks, settings):
                 for name, scorer in scorers.items():
                     parts[name].append(scorer(windows))
-                bar.update(len(windows) * settings.config.stride_ms / 1000)
+                progress.update(len(windows) * settings.config.stride_ms / 60_000)
             for name, scored in parts.items():
                 logits[name].append(np.concatenate(scored))
     return {
@@ -330,7 +330,7 @@ def _rescore(
     worst = dict.fromkeys(masks, 0.0)
     total = sum(int(mask.sum()) for found in masks.values() for mask in found)
     title = f"reference kernels ({audio.split})"
-    with tqdm(total=total, desc=title, unit="window", disable=None) as bar:
+    with Progress(title, total, "windows") as progress:
         for number, blocks in enumerate(audio.recordings()):
             chosen = {name: found[number] for name, found in masks.items() if found[number].any()}
             first = 0
@@ -343,7 +343,7 @@ def _rescore(
                         gap = float(np.abs(scored - track[first + rows]).max())
                         worst[name] = max(worst[name], gap / model.output.scale)
                         track[first + rows] = scored
-                        bar.update(rows.size)
+                        progress.update(rows.size)
                 first += len(windows)
     return worst
 

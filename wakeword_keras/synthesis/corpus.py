@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import soxr
-from tqdm import tqdm
 
 from wakeword_keras import files
 from wakeword_keras.audio import audio_file, noise_signals
@@ -30,6 +29,7 @@ from wakeword_keras.audio.audio_file import SAMPLE_RATE_HZ
 from wakeword_keras.audio.noise_signals import Signal
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import BACKGROUND_NOISE, SILENCE, SPLITS, VALIDATION
+from wakeword_keras.progress import Progress
 from wakeword_keras.synthesis.engines import ENGINES, Cast, Engine, assign, open_engines
 from wakeword_keras.synthesis.espeak import Espeak
 from wakeword_keras.synthesis.lines import (
@@ -357,7 +357,7 @@ def _record(studio: _Studio, folder: Path) -> None:
     total = sum(studio.config.counts.values())
     total += (len(studio.script.phrases) - 1) * studio.config.positives
     numbers: Counter[str] = Counter()
-    with tqdm(total=total, desc="synthesis", unit="clip", disable=None) as progress:
+    with Progress("synthesis", total, "clips") as progress:
         for kind, speaker, split, signal in _clips(studio):
             path = Path(kind) / f"{speaker}_{numbers[kind]:05d}.{_FORMAT}"
             numbers[kind] += 1

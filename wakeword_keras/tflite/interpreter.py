@@ -14,6 +14,7 @@ from typing import Any
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from wakeword_keras.errors import InputError
+from wakeword_keras.quiet import quiet
 
 Source = str | os.PathLike | bytes
 """A .tflite file, or what one holds."""
@@ -53,13 +54,14 @@ def open_interpreter(source: Source, kernels: str, keep_tensors: bool = False) -
         raise InputError(f"unknown kernels {kernels!r}: choose one of {', '.join(KERNELS)}")
     content = content_of(source)
     try:
-        opened = Interpreter(
-            model_content=content,
-            num_threads=1,
-            experimental_op_resolver_type=KERNELS[kernels],
-            experimental_preserve_all_tensors=keep_tensors,
-        )
-        opened.allocate_tensors()
+        with quiet():  # says once that it has XNNPACK
+            opened = Interpreter(
+                model_content=content,
+                num_threads=1,
+                experimental_op_resolver_type=KERNELS[kernels],
+                experimental_preserve_all_tensors=keep_tensors,
+            )
+            opened.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{name_of(source)}: TFLite cannot run this model: {reason}") from error

@@ -22,6 +22,7 @@ from wakeword_keras.errors import InputError
 from wakeword_keras.files import write_bytes
 from wakeword_keras.metrics import detection
 from wakeword_keras.names import EXAMPLES
+from wakeword_keras.progress import say
 from wakeword_keras.training import weights
 
 # Ranking a few hundred positives tells no finer differences of AUC apart.
@@ -336,10 +337,9 @@ class ProgressLine(keras.callbacks.Callback):
         self._bar.close()
         self._seconds.append(time.monotonic() - self._start)
         left = (self._epochs - epoch - 1) * float(np.median(self._seconds))
-        print(
+        say(
             f"{self._title} {epoch + 1}/{self._epochs}  {_described(logs or {})}  "
-            f"{self._seconds[-1]:.0f} s, {left / 60:.1f} min left",
-            flush=True,
+            f"{self._seconds[-1]:.0f} s, {left / 60:.1f} min left"
         )
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tf_keras as keras
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from wakeword_keras.affine import INT8_MAX, INT8_MIN
+from wakeword_keras.progress import say
 from wakeword_keras.training.callbacks import DetectionMetrics
 
 COLLAPSED_LOGITS = 1e-3
@@ -82,4 +82,4 @@ class EarlyWarning(keras.callbacks.Callback):
         ):
             if kind not in self.found:
                 self.found[kind] = line
-                tqdm.write(f"warning: {line}")
+                say(f"warning: {line}")

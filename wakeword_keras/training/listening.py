@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.data.ambient_features import Windows
@@ -21,6 +20,7 @@ from wakeword_keras.data.clips import targets_of
 from wakeword_keras.errors import InputError
 from wakeword_keras.metrics import stream_recall, stream_rule
 from wakeword_keras.metrics.stream_rule import StreamConfig
+from wakeword_keras.progress import say
 from wakeword_keras.training.hard_negatives import LAG_STEPS, Heard, Pool, Pools
 from wakeword_keras.training.negatives import Negatives
 
@@ -191,7 +191,7 @@ class Listening(keras.callbacks.Callback):
         if self._negatives.config.hard_share:
             said = self._find_hard(done, threshold, logs)
             seconds = time.monotonic() - start
-            tqdm.write(f"{self._title} {done}/{self._when.epochs} heard {said}  {seconds:.0f} s")
+            say(f"{self._title} {done}/{self._when.epochs} heard {said}  {seconds:.0f} s")
 
     def _find_hard(self, done: int, threshold: int, logs: dict) -> str:
         pool = find_hard(

@@ -22,6 +22,7 @@ import tf_keras as keras
 
 from wakeword_keras.errors import InputError
 from wakeword_keras.files import sha256
+from wakeword_keras.progress import say
 from wakeword_keras.training.hard_negatives import Pools
 
 Strategy = Literal["none", "mirrored", "multi_worker"]
@@ -208,7 +209,7 @@ def join(name: Strategy) -> Workers:
     workers = Workers(None, *_cluster(os.environ.get("TF_CONFIG", "")))
     others = len(workers.addresses) - 1
     chief = "the chief" if workers.is_chief else f"chief: {workers.name(workers.addresses[0][0])}"
-    print(f"{workers.name(workers.task)}, {chief}: waiting for {others} more", flush=True)
+    say(f"{workers.name(workers.task)}, {chief}: waiting for {others} more")
     # TensorFlow takes SIGTERM for a warning that it passes on to the others, and goes on.
     ending = signal.getsignal(signal.SIGTERM)
     try:
