@@ -5,7 +5,8 @@ python -m tools.evaluate --run_dir=runs/happy
 
 python -m tools.evaluate --run_dir=runs/happy --data_dir=office --ambient_dir=radio
   The run on other recordings, all of which test, at the thresholds that it has. The report goes to
-  runs/happy/report_on_office, or to --report_dir. --ambient_dir may be left out.
+  runs/happy/report_on_office, or to --report_dir. --ambient_dir may be left out, and has to be
+  where the run had none.
 
 python -m tools.evaluate --compare runs/happy runs/happy2 runs/happy3
   One table, and one picture in runs/comparison or --report_dir. Reads the reports, scores nothing;
