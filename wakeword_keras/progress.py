@@ -72,8 +72,12 @@ class Progress(AbstractContextManager):
             f"{seconds:.0f} s, {left / 60:.1f} min left"
         )
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Take the bar away."""
         self._bar.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def track(items: Iterable[Item], title: str, total: float, unit: str) -> Iterator[Item]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
+from wakeword_keras import progress
 from wakeword_keras.errors import InputError
 from wakeword_keras.metrics import detection
 from wakeword_keras.training import callbacks
@@ -283,6 +284,17 @@ def test_progress_line_tells_the_epoch_in_one_line(capsys):
     assert len(lines) == 2
     for word in ("fp32 2/2", "loss", "AUC", "recall at 1 % FPR", "left"):
         assert word in lines[1]
+
+
+def test_a_long_first_epoch_says_how_far_it_is(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "FIRST_LINE_S", 0.0)
+    model = build()
+    features, labels = examples()
+    line = callbacks.ProgressLine(2, 4, "fp32")
+    model.fit(features, labels, epochs=2, steps_per_epoch=4, callbacks=[line], verbose=0)
+    said = capsys.readouterr().out.strip().splitlines()
+    first = next(number for number, text in enumerate(said) if "fp32 1/2" in text)
+    assert any(text.startswith("fp32  ") and "of 8 steps" in text for text in said[:first])
 
 
 def test_the_last_epoch_is_kept_where_nothing_is_to_be_chosen(tmp_path):

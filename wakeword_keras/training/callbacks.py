@@ -16,13 +16,12 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from wakeword_keras.errors import InputError
 from wakeword_keras.files import write_bytes
 from wakeword_keras.metrics import detection
 from wakeword_keras.names import EXAMPLES
-from wakeword_keras.progress import say
+from wakeword_keras.progress import Progress, say
 from wakeword_keras.training import weights
 
 # Ranking a few hundred positives tells no finer differences of AUC apart.
@@ -302,7 +301,7 @@ class Resume(keras.callbacks.Callback):
 
 
 class ProgressLine(keras.callbacks.Callback):
-    """One line an epoch: loss, detection metrics, focal weighting, time; a live bar in a terminal.
+    """One line an epoch: loss, detection metrics, focal weighting, time; steps as in `Progress`.
 
     Args:
       epochs: of the whole training, for the time left.
@@ -316,31 +315,34 @@ class ProgressLine(keras.callbacks.Callback):
         self._steps = steps
         self._title = title
         self._seconds: list[float] = []
+        self._progress: Progress
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Forget an earlier training."""
+        self._seconds = []
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Start the clock and the bar."""
+        """Start the clock, and with the first epoch, not always number 0, the count of steps."""
         self._start = time.monotonic()
-        self._bar = tqdm(
-            total=self._steps,
-            desc=f"{self._title} {epoch + 1}/{self._epochs}",
-            unit="step",
-            leave=False,
-            disable=None,
-        )
+        if not self._seconds:
+            self._progress = Progress(self._title, (self._epochs - epoch) * self._steps, "steps")
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Move the bar."""
-        self._bar.update()
+        """Count the step."""
+        self._progress.update()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Print the epoch's line."""
-        self._bar.close()
         self._seconds.append(time.monotonic() - self._start)
         left = (self._epochs - epoch - 1) * float(np.median(self._seconds))
         say(
             f"{self._title} {epoch + 1}/{self._epochs}  {_described(logs or {})}  "
             f"{self._seconds[-1]:.0f} s, {left / 60:.1f} min left"
         )
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Take the bar away."""
+        self._progress.close()
 
 
 def _stream_rank(row: dict[str, float]) -> tuple[float, float, float]:
