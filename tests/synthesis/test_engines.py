@@ -149,6 +149,7 @@ def test_draws_after_an_utterance_are_the_same_whether_it_was_kept_or_said(tmp_p
         {"engines": ("flite",)},
         {"engines": ("espeak", "espeak")},
         {"piper_voices": ("a.onnx",)},
+        {"kokoro_styles_dir": "voices"},
     ],
 )
 def test_engines_that_cannot_be_meant_are_refused(fault):
@@ -162,7 +163,7 @@ def two_engines(monkeypatch):
     pytest.importorskip("espeakng_loader", reason="needs the extra [tts]")
     piper, kokoro = Tone("joe"), Tone(*(f"kokoro-{i}" for i in range(40)))
     monkeypatch.setattr(engines.Piper, "of_files", lambda paths: piper)
-    monkeypatch.setattr(engines, "Kokoro", lambda: kokoro)
+    monkeypatch.setattr(engines, "Kokoro", lambda _: kokoro)
     return piper, kokoro
 
 

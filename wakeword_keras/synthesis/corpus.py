@@ -74,6 +74,8 @@ class SynthesisConfig:
             and test, and the others take turns in training.
         piper_voices: voice files for piper, `.onnx` with `.onnx.json` beside it, of one speaker or
             of many; without any, the voice that pip brings.
+        kokoro_styles_dir: folder of style files for kokoro, `.bin`, such as `voices` of the npm
+            package kokoro-js, which has 54; without, the five Japanese ones that pip brings.
         voices: voices of each engine, 3 or more; espeak and kokoro have 640 speakers, piper has
             as many as its files. Where speakers are few, each has several voices, which differ in
             accent and by what the next two say.
@@ -97,6 +99,7 @@ class SynthesisConfig:
     clip_ms: int = 1500
     engines: tuple[str, ...] = ("espeak",)
     piper_voices: tuple[str, ...] = ()
+    kokoro_styles_dir: str = ""
     voices: int = 160
     pitch_low_hz: float = 85.0
     pitch_high_hz: float = 300.0
@@ -126,11 +129,12 @@ class SynthesisConfig:
                 f"`synthesis.engines`={','.join(self.engines)}: must be one or more of "
                 f"{', '.join(ENGINES)}, each once"
             )
-        if self.piper_voices and "piper" not in self.engines:
-            raise InputError(
-                "`synthesis.piper_voices`: only piper speaks with them; name it in "
-                "`synthesis.engines`, too"
-            )
+        for name, engine in (("piper_voices", "piper"), ("kokoro_styles_dir", "kokoro")):
+            if getattr(self, name) and engine not in self.engines:
+                raise InputError(
+                    f"`synthesis.{name}`: only {engine} speaks with them; name it in "
+                    "`synthesis.engines`, too"
+                )
 
     @property
     def counts(self) -> dict[str, int]:
@@ -461,7 +465,9 @@ def synthesize(
     folder = Path(out_dir)
     tts = Espeak(config.seed)
     kept_dir = folder.with_name("utterances")
-    engines = open_engines(config.engines, tts, config.piper_voices, kept_dir)
+    engines = open_engines(
+        config.engines, tts, config.piper_voices, config.kokoro_styles_dir, kept_dir
+    )
     recipe = _recipe(texts, config, engines)
     if _is_finished(folder, recipe):
         return labels

