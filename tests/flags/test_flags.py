@@ -237,6 +237,7 @@ def test_the_flags_of_a_run_are_key_flags_of_the_tool():
         (["--data_dir=x", "--wake_words=a", "--model=resnet"], "--model=resnet.*ds_cnn"),
         (["--data_dir=x", "--wake_words=a", "--gamma=-1"], "--gamma .*-1"),
         (["--data_dir=x", "--wake_words=a", "--calibration_clips=0"], "--calibration_clips=0"),
+        (["--data_dir=x", "--wake_words=a", "--average_ms=0"], "--average_ms=0"),
         (["--data_dir=x", "--wake_words=a", "--test_percent=95"], "--test_percent=95"),
         (["--data_dir=x", "--wake_words=a", "--frontend_kind=mfcc"], "mfcc.* micro, log_mel"),
     ],

@@ -105,3 +105,8 @@ def test_detections_of_a_plateau_repeat_once_per_refractory_period():
 def test_detections_refuse_nan():
     with pytest.raises(ValueError, match="finite"):
         stream_rule.detections([0.0, np.nan], 0.5, 10, 100)
+
+
+@pytest.mark.parametrize(("step_ms", "average_ms", "whole_ms"), [(30, 400, 390), (50, 10, 50)])
+def test_an_average_is_of_whole_steps_and_of_one_at_least(step_ms, average_ms, whole_ms):
+    assert stream_rule.of_steps(step_ms, average_ms).average_ms == whole_ms

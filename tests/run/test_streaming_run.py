@@ -56,7 +56,7 @@ def test_streams_are_heard_by_the_streaming_files_a_score_a_step(streaming_run):
     schema = Path(report.__file__).with_name("report_schema.json")
     jsonschema.validate(said, json.loads(schema.read_text()))
     streams = said["streams"]
-    assert (streams["stride_ms"], streams["average_ms"]) == (30, 90)
+    assert (streams["stride_ms"], streams["average_ms"]) == (30, 600)
     assert set(streams["models"]) == {FP32_TFLITE, INT8_PTQ, INT8}
     assert streams["models"][INT8]["rescored"] > 0
     for one in said["step_by_step"]:

@@ -60,12 +60,14 @@ class HeldOut:
       frontend: the front end.
       ambient: pieces of long recordings without a wake word, of validation and test; may be none.
       max_false_accepts_per_hour: budget for the thresholds in streams.
+      average_ms: how far the device averages scores.
     """
 
     shards: Shards
     frontend: FrontendConfig
     ambient: Sequence[Clip]
     max_false_accepts_per_hour: float
+    average_ms: int
 
     def split_audio(self, split: str) -> scoring.SplitAudio:
         """The streams and wake words of a split; raises InputError where one is missing."""
@@ -80,11 +82,11 @@ def stream_settings(models: RunModels, data: HeldOut) -> scoring.StreamSettings:
     """
     frames, step_ms = data.frontend.num_frames(data.shards.clip_samples), data.frontend.step_ms
     if not models.streaming:
-        return scoring.StreamSettings(data.frontend, frames, StreamConfig())
+        config = stream_rule.of_steps(StreamConfig.stride_ms, data.average_ms)
+        return scoring.StreamSettings(data.frontend, frames, config)
     step = stepwise.step_frames(models.streaming[INT8])
-    return scoring.StreamSettings(
-        data.frontend, -(-frames // step) * step, stream_rule.of_steps(step * step_ms)
-    )
+    config = stream_rule.of_steps(step * step_ms, data.average_ms)
+    return scoring.StreamSettings(data.frontend, -(-frames // step) * step, config)
 
 
 def open_scorers(models: RunModels) -> tuple[dict[str, Scorer], dict[str, ModelFacts]]:

@@ -21,6 +21,7 @@ Int64s = NDArray[np.int64]
 PROBABILITY_ONE = 1 << 24
 # Sums of so many fit 32 bits, unsigned.
 MOST_WINDOWS = 255
+LONGEST_AVERAGE_MS = 2500  # so many scores at steps of 10 ms
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class StreamConfig:
     """
 
     stride_ms: int = 50
-    average_ms: int = 100
+    average_ms: int = 600
     refractory_ms: int = 1000
 
     def __post_init__(self) -> None:
@@ -66,13 +67,17 @@ class StreamConfig:
         return self.windows * PROBABILITY_ONE
 
 
-def of_steps(step_ms: int) -> StreamConfig:
-    """The default times, as near as whole steps of a streaming model come to them.
+def of_steps(step_ms: int, average_ms: int = StreamConfig.average_ms) -> StreamConfig:
+    """Times for a score every step: the average as near as whole steps come to it.
 
     Args:
       step_ms: from one score to the next.
+      average_ms: how far scores are averaged.
+
+    Raises:
+      InputError: that is more steps than a sum holds.
     """
-    windows = max(1, round(StreamConfig.average_ms / step_ms))
+    windows = max(1, round(average_ms / step_ms))
     return StreamConfig(step_ms, windows * step_ms)
 
 

@@ -66,6 +66,7 @@ def validation(run: RunDirectory, config: "RunConfig", shards: Shards) -> Valida
         spoken.targets,
         WARM_MS,
         config.max_false_accepts_per_hour,
+        config.average_ms,
     )
 
 

@@ -96,6 +96,7 @@ def gather(
         config.frontend,
         corpus.streams,
         config.max_false_accepts_per_hour,
+        config.average_ms,
     )
     return run, corpus, data, models
 

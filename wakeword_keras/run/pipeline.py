@@ -34,6 +34,7 @@ from wakeword_keras.evaluation.run_models import HeldOut, RunModels, stream_sett
 from wakeword_keras.evaluation.thresholds import Thresholds
 from wakeword_keras.files import sha256, write_bytes, write_json
 from wakeword_keras.firmware import bundle, golden_clips
+from wakeword_keras.metrics.stream_rule import LONGEST_AVERAGE_MS, StreamConfig
 from wakeword_keras.names import (
     AMBIENT,
     INT8,
@@ -105,6 +106,8 @@ class RunConfig:
         model, such as mixed_conv_small, with one wake word).
       max_false_accepts_per_hour: false accepts per hour allowed on the validation part of
         ambient_dir; each model's operating threshold is chosen for it.
+      average_ms: milliseconds that the device averages scores over, in whole steps: with more it
+        fires later, and less often at what sounds alike for a moment only.
       calibration_clips: training clips whose activations set the ranges of quantization.
       seed: of everything random; another seed gives another training.
       strategy: of tf.distribute in training: none; mirrored, on all GPUs of this machine;
@@ -122,6 +125,7 @@ class RunConfig:
     model: str = "ds_cnn"
     target: str = "tflite_micro"
     max_false_accepts_per_hour: float = 0.5
+    average_ms: int = StreamConfig.average_ms
     calibration_clips: int = 512
     seed: int = 1
     strategy: Strategy = "none"
@@ -146,6 +150,8 @@ class RunConfig:
         budget = self.max_false_accepts_per_hour
         if not 0 < budget < math.inf:
             raise InputError(f"`max_false_accepts_per_hour`={budget:g}: must be above 0")
+        if not 1 <= self.average_ms <= LONGEST_AVERAGE_MS:
+            raise InputError(f"`average_ms`={self.average_ms}: must be 1 to {LONGEST_AVERAGE_MS}")
         in_batch = self.data.batch - sum(self.ambient.examples(self.data.batch))
         if (self.ambient_dir or self.ambient_feature_dirs) and self.data.echo > in_batch:
             raise InputError(
@@ -529,7 +535,9 @@ def _calibration_record(
 def held_out(run: RunDirectory, config: RunConfig, shards: Shards) -> HeldOut:
     """What a run is measured on: its validation and test splits."""
     pieces = ambient_audio.pieces(run)[0] if config.ambient_dir else []
-    return HeldOut(shards, config.frontend, pieces, config.max_false_accepts_per_hour)
+    return HeldOut(
+        shards, config.frontend, pieces, config.max_false_accepts_per_hour, config.average_ms
+    )
 
 
 def _thresholds(

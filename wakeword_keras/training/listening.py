@@ -42,6 +42,7 @@ class ValidationStreams:
       targets: int32 [wake words], which word each is.
       clip_from_ms: where its clip begins.
       max_false_accepts_per_hour: budget, > 0.
+      average_ms: how far the device averages scores.
     """
 
     windows: Windows
@@ -49,6 +50,7 @@ class ValidationStreams:
     targets: NDArray[np.int32]
     clip_from_ms: int
     max_false_accepts_per_hour: float
+    average_ms: int = StreamConfig.average_ms
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ class Listening(keras.callbacks.Callback):
         self._predict = lambda features: compiled(tf.constant(features)).numpy()
         self._validation, self._negatives, self._pools = validation, negatives, pools
         self._when, self._seed, self._title = when, seed, title
-        self._config = StreamConfig()
+        average_ms = validation.average_ms if validation else StreamConfig.average_ms
+        self._config = stream_rule.of_steps(StreamConfig.stride_ms, average_ms)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Listen, if it is time."""
