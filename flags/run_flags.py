@@ -16,7 +16,7 @@ from wakeword_keras.data.ambient_features import AmbientConfig
 from wakeword_keras.data.corpus import CorpusConfig
 from wakeword_keras.errors import InputError
 from wakeword_keras.quantization.finetuning import QatConfig
-from wakeword_keras.run.pipeline import RunConfig
+from wakeword_keras.run.config import RunConfig
 from wakeword_keras.synthesis.corpus import SynthesisConfig
 from wakeword_keras.synthesis.lines import phrase_label
 from wakeword_keras.training.batches import DataConfig

@@ -11,6 +11,7 @@ from wakeword_keras.data.corpus import CorpusConfig, read_corpus
 from wakeword_keras.data.shards import split_features, write_shards
 from wakeword_keras.quantization.finetuning import QatConfig
 from wakeword_keras.run import pipeline
+from wakeword_keras.run.config import RunConfig
 from wakeword_keras.synthesis.corpus import SynthesisConfig
 from wakeword_keras.training.batches import DataConfig
 from wakeword_keras.training.loop import LossConfig, TrainConfig, TrainingData
@@ -56,7 +57,7 @@ def stream_run(tmp_path_factory):
     """The settings of a whole run on tiny recordings and ambient audio; it is finished."""
     root = tmp_path_factory.mktemp("run")
     readers = [f"reader-{i}" for i in range(6)]
-    config = pipeline.RunConfig(
+    config = RunConfig(
         run_dir=str(root / "run"),
         cache_dir=str(root / "cache"),
         data_dir=(str(write_recordings(root / "words")),),

@@ -35,6 +35,7 @@ from wakeword_keras.errors import InputError
 from wakeword_keras.names import TRAIN, VALIDATION
 from wakeword_keras.progress import Progress
 from wakeword_keras.run import pipeline
+from wakeword_keras.run.config import RunConfig
 
 # Of the run's flags, those that --helpshort is to list here, too.
 flags.declare_key_flag("data_dir")
@@ -90,7 +91,7 @@ def repeat(sources: Sequence[str], target: Path, hours: float) -> None:
             progress.update(len(samples) / audio_file.SAMPLE_RATE_HZ / 60)
 
 
-def prepare(config: pipeline.RunConfig) -> None:
+def prepare(config: RunConfig) -> None:
     """All that a run does before it trains, step by step."""
     corpus = _measured("reading", lambda: pipeline.gather_corpus(config))
     shards = _measured(
@@ -100,13 +101,13 @@ def prepare(config: pipeline.RunConfig) -> None:
     _measured("ambient features", lambda: _ambient(config, corpus, shards))
 
 
-def _features(config: pipeline.RunConfig, shards: Shards) -> None:
+def _features(config: RunConfig, shards: Shards) -> None:
     split_features(shards, TRAIN, config.frontend, "warm")
     for condition in CONDITIONS:
         split_features(shards, VALIDATION, config.frontend, condition)
 
 
-def _ambient(config: pipeline.RunConfig, corpus: Corpus, shards: Shards) -> None:
+def _ambient(config: RunConfig, corpus: Corpus, shards: Shards) -> None:
     background = np.load(shards.directory / "background.npy")
     rooms = read_impulse_responses(config.impulse_response_dir, config.augment.rooms, 0)
     for split in (VALIDATION, TRAIN):

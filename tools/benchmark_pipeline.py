@@ -20,6 +20,7 @@ from tools import command
 from wakeword_keras import models
 from wakeword_keras.data.shards import Shards, write_shards
 from wakeword_keras.run import pipeline
+from wakeword_keras.run.config import RunConfig
 from wakeword_keras.training import batches
 from wakeword_keras.training.trainer import MonitoredModel
 
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
         Path(_JSON.value).write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def measure(config: pipeline.RunConfig, shards: Shards, rounds: int) -> dict:
+def measure(config: RunConfig, shards: Shards, rounds: int) -> dict:
     """Examples per second of both, round by round, and the median of the rounds' ratios."""
     steps = batches.steps_per_epoch(shards, config.data)
     frames = config.frontend.num_frames(shards.clip_samples)

@@ -25,7 +25,7 @@ from wakeword_keras.audio.features import FrontendConfig, StreamingFrontend
 from wakeword_keras.data.recordings import list_ambient
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import INT8, STREAMING_FILES, TFLITE_FILES
-from wakeword_keras.run.pipeline import RunConfig
+from wakeword_keras.run.config import RunConfig
 from wakeword_keras.streams import stepwise
 from wakeword_keras.tflite import convert
 from wakeword_keras.tflite.scorers import Scorer, tflite_scorer

@@ -13,7 +13,7 @@ from flags import config, run_flags
 from tools import train
 from wakeword_keras import models
 from wakeword_keras.errors import InputError
-from wakeword_keras.run import pipeline
+from wakeword_keras.run.config import RunConfig, settings_of
 from wakeword_keras.training.loop import LossConfig
 
 # What a number is counted in, or the range of one that is a share.
@@ -30,7 +30,7 @@ NO_UNIT = {
     "gamma", "seed", "synthetic_seed", "learning_rate", "qat_learning_rate", "weight_decay",
 }  # fmt: skip
 RECIPES = sorted(Path(config.__file__).parent.glob("*.flags"))
-PARTS = {"": pipeline.RunConfig, **run_flags.PARTS}
+PARTS = {"": RunConfig, **run_flags.PARTS}
 SETTINGS = [
     (part, field)
     for part, dataclass in PARTS.items()
@@ -125,7 +125,7 @@ def test_a_default_is_written_once():
 
 def test_every_setting_of_a_run_is_kept_by_part_and_name(command_line):
     command_line("--data_dir=x", "--wake_words=yes", "--seed=3", "--synthetic_seed=4")
-    settings = pipeline._settings(run_flags.read())
+    settings = settings_of(run_flags.read())
     assert {config.with_flags(f"`{name}`")[2:] for name in settings} == set(IDS) - {
         "run_dir",
         "cache_dir",

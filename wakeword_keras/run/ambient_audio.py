@@ -1,7 +1,6 @@
 """The ambient audio of a run: what it trains on, and what chooses the best epoch."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,12 +17,10 @@ from wakeword_keras.data.shards import (
 )
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import TRAIN, VALIDATION
+from wakeword_keras.run.config import RunConfig
 from wakeword_keras.run.directory import RunDirectory
 from wakeword_keras.training.listening import ValidationStreams
 from wakeword_keras.training.negatives import Negatives
-
-if TYPE_CHECKING:
-    from wakeword_keras.run.pipeline import RunConfig
 
 
 def pieces(run: RunDirectory) -> tuple[list[Clip], dict[str, str]]:
@@ -31,7 +28,7 @@ def pieces(run: RunDirectory) -> tuple[list[Clip], dict[str, str]]:
     return ambient.read_pieces(run.directory / "streams.json")
 
 
-def negatives(run: RunDirectory, config: "RunConfig", shards: Shards) -> Negatives | None:
+def negatives(run: RunDirectory, config: RunConfig, shards: Shards) -> Negatives | None:
     """Ambient audio that trains: each pass over its recordings, then features of others.
 
     Returns:
@@ -49,7 +46,7 @@ def negatives(run: RunDirectory, config: "RunConfig", shards: Shards) -> Negativ
     return Negatives(_windows(parts, config, shards), clips, config.ambient)
 
 
-def validation(run: RunDirectory, config: "RunConfig", shards: Shards) -> ValidationStreams | None:
+def validation(run: RunDirectory, config: RunConfig, shards: Shards) -> ValidationStreams | None:
     """Streams that choose the best epoch; None without ambient recordings.
 
     Raises:
@@ -78,7 +75,7 @@ def _of_split(run: RunDirectory, split: str) -> tuple[tuple[tuple[Clip, ...], ..
     return streams, json_file.digest(heard)
 
 
-def _passes(run: RunDirectory, config: "RunConfig", shards: Shards) -> list[FeatureStreams]:
+def _passes(run: RunDirectory, config: RunConfig, shards: Shards) -> list[FeatureStreams]:
     same = (*_of_split(run, TRAIN), config.frontend, config.cache_dir)
     background = np.load(shards.directory / "background.npy")
     # Seed 0: runs with other seeds share the passes.
@@ -92,7 +89,7 @@ def _passes(run: RunDirectory, config: "RunConfig", shards: Shards) -> list[Feat
     ]
 
 
-def _windows(parts: Sequence[FeatureStreams], config: "RunConfig", shards: Shards) -> Windows:
+def _windows(parts: Sequence[FeatureStreams], config: RunConfig, shards: Shards) -> Windows:
     windows = Windows(parts, config.frontend.num_frames(shards.clip_samples), config.frontend)
     if not len(windows):
         raise InputError(

@@ -25,8 +25,8 @@ from wakeword_keras.names import POSITIVE, TEST, TRAIN, VALIDATION
 from wakeword_keras.progress import say
 from wakeword_keras.report import report
 from wakeword_keras.run import ambient_audio, pipeline
+from wakeword_keras.run.config import RunConfig
 from wakeword_keras.run.directory import RunDirectory
-from wakeword_keras.run.pipeline import RunConfig
 
 
 def evaluate(

@@ -16,7 +16,7 @@ from wakeword_keras.firmware.esphome_manifest import EsphomeModel
 from wakeword_keras.names import INT8, TEST
 from wakeword_keras.progress import say
 from wakeword_keras.run import other_recordings, pipeline
-from wakeword_keras.run.pipeline import RunConfig
+from wakeword_keras.run.config import RunConfig
 from wakeword_keras.streams import scoring
 from wakeword_keras.streams.scoring import SplitAudio
 
