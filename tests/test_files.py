@@ -171,3 +171,11 @@ def test_a_file_that_cannot_be_written_is_named_by_its_own_name(tmp_path, monkey
         files.write_bytes(tmp_path / "run.json", b"1")
     assert error.value.filename == str(tmp_path / "run.json")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_is_swept_once_however_many_files_are_written(tmp_path, monkeypatch):
+    swept = []
+    monkeypatch.setattr(files, "_remove_left_behind", swept.append)
+    for number in range(3):
+        files.write_bytes(tmp_path / str(number), b"")
+    assert swept == [tmp_path]

@@ -7,6 +7,7 @@ whoever reads it checks.
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -100,11 +101,17 @@ def is_whole(folder: Path) -> bool:
 def private_path(path: Path) -> Path:
     """A path beside another one that only the caller writes to.
 
-    What processes that have died left under such names in the same folder is removed.
+    What processes that have died left under such names in the same folder is removed, when this one
+    first writes there: to list a folder for every file would make many files slow.
     """
-    _remove_left_behind(path.parent)
+    _sweep_once(path.parent)
     unique = f"{os.getpid()}-{_PROCESS}{uuid.uuid4().hex[:8]}-{platform.node()}"
     return path.with_name(f"{path.name}.partial-{unique}")
+
+
+@functools.cache
+def _sweep_once(folder: Path) -> None:
+    _remove_left_behind(folder)
 
 
 def _remove_left_behind(folder: Path) -> None:
