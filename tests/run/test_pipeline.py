@@ -19,6 +19,7 @@ from small_recordings import write_ambient, write_recordings
 
 from tools import command, train
 from wakeword_keras import files, models
+from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.data.shards import open_shards, split_features
 from wakeword_keras.names import ONNX_FILES, TFLITE_FILES
 from wakeword_keras.onnx import translate
@@ -95,7 +96,7 @@ def finished(tmp_path_factory, cache):
 def qat_model(finished):
     settings = read(finished / "run.json")["config"]
     assert settings["frontend.kind"] == "micro"
-    frontend = pipeline.FrontendConfig()
+    frontend = FrontendConfig()
     frames = frontend.num_frames(16 * settings["corpus.clip_ms"])
     fp32 = models.build(settings["model"], frames, frontend.channels, 1)
     model = fake_quantize.quantize(fp32, frontend.input_affine)
@@ -110,7 +111,7 @@ def shards(finished, cache):
 
 @pytest.fixture(scope="module")
 def test_features(shards):
-    frontend = pipeline.FrontendConfig()
+    frontend = FrontendConfig()
     return np.asarray(split_features(shards, "test", frontend).features)
 
 

@@ -205,7 +205,8 @@ def test_blocks_of_a_piece_are_what_read_gives(tmp_path, piece):
 
 def test_int8_model_hears_each_burst_once_and_by_its_name(bundle, recording):
     detector = load_detector(bundle)
-    heard = detect_stream(audio_file.read_blocks(recording), detector, StreamConfig())
+    config = StreamConfig(average_ms=100)  # bursts are short
+    heard = detect_stream(audio_file.read_blocks(recording), detector, config)
     assert [d.wake_word for d in heard] == ["low", "high", "low"]
     for found, start_s in zip(heard, (2.0, 5.0, 9.0), strict=True):
         assert start_s < found.seconds < start_s + 0.5
@@ -244,7 +245,7 @@ def _tool(*arguments):
 
 
 def test_tool_prints_a_line_per_detection_and_a_closing_one(bundle, recording):
-    done = _tool(f"--model={bundle}", recording, recording)
+    done = _tool(f"--model={bundle}", "--average_ms=100", recording, recording)
     assert (done.returncode, done.stderr) == (0, "")
     *lines, closing = done.stdout.splitlines()
     assert [line.split()[2] for line in lines] == ["low", "high", "low"] * 2
