@@ -10,7 +10,7 @@ import tf_keras as keras
 from wakeword_keras.data.ambient_features import AmbientConfig, FeatureStreams, Windows
 from wakeword_keras.data.shards import WARM_MS, split_features, spoken_features
 from wakeword_keras.errors import InputError
-from wakeword_keras.training import callbacks, hard_negatives, loop
+from wakeword_keras.training import callbacks, hard_negatives, listening, loop
 from wakeword_keras.training.batches import DataConfig
 from wakeword_keras.training.listening import ValidationStreams
 from wakeword_keras.training.loop import LossConfig, TrainConfig
@@ -269,6 +269,22 @@ def listening_data(training_data):
     spoken = spoken_features(training_data.shards, "validation", frontend)
     streams = ValidationStreams(windows, spoken.features, spoken.targets, WARM_MS, 0.5)
     return replace(training_data, negatives=Negatives(windows, clips, config), streams=streams)
+
+
+def test_a_training_without_validation_streams_listens_by_the_runs_average_too(
+    tiny_model, listening_data, tmp_path, monkeypatch
+):
+    heard = []
+
+    def found(predict, negatives, config, **_):
+        heard.append(config.average_ms)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(listening, "find_hard", found)
+    data = replace(listening_data, streams=None, average_ms=300)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(tiny_model, data, LossConfig(), CONFIG, tmp_path)
+    assert heard == [300]
 
 
 def test_a_resumed_training_with_hard_negatives_equals_one_that_was_not_interrupted(

@@ -63,7 +63,6 @@ def validation(run: RunDirectory, config: RunConfig, shards: Shards) -> Validati
         spoken.targets,
         WARM_MS,
         config.max_false_accepts_per_hour,
-        config.average_ms,
     )
 
 

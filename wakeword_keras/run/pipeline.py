@@ -302,6 +302,7 @@ def _training_data(
         read_impulse_responses(config.impulse_response_dir, config.augment.rooms, config.seed),
         negatives,
         ambient_audio.validation(run, config, shards),
+        average_ms=config.average_ms,
     )
 
 

@@ -42,7 +42,6 @@ class ValidationStreams:
       targets: int32 [wake words], which word each is.
       clip_from_ms: where its clip begins.
       max_false_accepts_per_hour: budget, > 0.
-      average_ms: how far the device averages scores.
     """
 
     windows: Windows
@@ -50,7 +49,6 @@ class ValidationStreams:
     targets: NDArray[np.int32]
     clip_from_ms: int
     max_false_accepts_per_hour: float
-    average_ms: int = StreamConfig.average_ms
 
 
 @dataclass(frozen=True)
@@ -158,6 +156,7 @@ class Listening(keras.callbacks.Callback):
       when: it listens.
       seed: of the training.
       title: what is trained.
+      average_ms: how far the device averages scores.
     """
 
     def __init__(
@@ -169,13 +168,13 @@ class Listening(keras.callbacks.Callback):
         when: When,
         seed: int,
         title: str,
+        average_ms: int = StreamConfig.average_ms,
     ) -> None:
         super().__init__()
         compiled = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
         self._predict = lambda features: compiled(tf.constant(features)).numpy()
         self._validation, self._negatives, self._pools = validation, negatives, pools
         self._when, self._seed, self._title = when, seed, title
-        average_ms = validation.average_ms if validation else StreamConfig.average_ms
         self._config = stream_rule.of_steps(StreamConfig.stride_ms, average_ms)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:

@@ -16,6 +16,7 @@ from wakeword_keras.audio.features import FrontendConfig
 from wakeword_keras.data.clips import ClipFeatures, targets_of
 from wakeword_keras.data.shards import Shards
 from wakeword_keras.errors import InputError
+from wakeword_keras.metrics.stream_rule import StreamConfig
 from wakeword_keras.names import TRAIN
 from wakeword_keras.training import batches, callbacks, dropout
 from wakeword_keras.training.early_warning import EarlyWarning
@@ -101,7 +102,8 @@ class TrainingData:
     """Everything a stage trains and validates on.
 
     With `negatives` the model listens to them and to `streams`; hard ones are drawn from the last
-    pool in `first_pools` until the stage has one of its own.
+    pool in `first_pools` until the stage has one of its own. It listens as the device will, which
+    averages scores over `average_ms`.
     """
 
     shards: Shards
@@ -114,6 +116,7 @@ class TrainingData:
     negatives: Negatives | None = None
     streams: ValidationStreams | None = None
     first_pools: Path | None = None
+    average_ms: int = StreamConfig.average_ms
 
     @property
     def steps(self) -> int:
@@ -320,7 +323,8 @@ def _listening(
     if data.negatives is None:
         return []
     when = When(epochs, data.steps, data.negatives.config.listen_every)
-    return [Listening(model, data.streams, data.negatives, pools, when, data.seed, title)]
+    heard = data.streams, data.negatives, pools
+    return [Listening(model, *heard, when, data.seed, title, data.average_ms)]
 
 
 def _stream(
