@@ -17,7 +17,7 @@ from wakeword_keras.data.corpus import CorpusConfig
 from wakeword_keras.errors import InputError
 from wakeword_keras.quantization.finetuning import QatConfig
 from wakeword_keras.run.config import RunConfig
-from wakeword_keras.synthesis.corpus import SynthesisConfig
+from wakeword_keras.synthesis.config import SynthesisConfig
 from wakeword_keras.synthesis.lines import phrase_label
 from wakeword_keras.training.batches import DataConfig
 from wakeword_keras.training.loop import LossConfig, TrainConfig

@@ -12,7 +12,7 @@ from wakeword_keras.data.shards import split_features, write_shards
 from wakeword_keras.quantization.finetuning import QatConfig
 from wakeword_keras.run import pipeline
 from wakeword_keras.run.config import RunConfig
-from wakeword_keras.synthesis.corpus import SynthesisConfig
+from wakeword_keras.synthesis.config import SynthesisConfig
 from wakeword_keras.training.batches import DataConfig
 from wakeword_keras.training.loop import LossConfig, TrainConfig, TrainingData
 

@@ -10,7 +10,8 @@ import pytest
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import SPLITS
 from wakeword_keras.synthesis import engines
-from wakeword_keras.synthesis.corpus import SynthesisConfig, synthesize
+from wakeword_keras.synthesis.config import SynthesisConfig
+from wakeword_keras.synthesis.corpus import synthesize
 from wakeword_keras.synthesis.engines import Formants, Kept, assign
 from wakeword_keras.synthesis.espeak import Espeak, Phoneme, Utterance
 from wakeword_keras.synthesis.voices import ACCENTS, VARIANTS

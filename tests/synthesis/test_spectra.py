@@ -12,7 +12,8 @@ import pytest
 import soundfile
 
 from wakeword_keras.synthesis import engines
-from wakeword_keras.synthesis.corpus import SynthesisConfig, synthesize
+from wakeword_keras.synthesis.config import SynthesisConfig
+from wakeword_keras.synthesis.corpus import synthesize
 from wakeword_keras.synthesis.engines import Cast
 from wakeword_keras.synthesis.espeak import Phoneme, Utterance
 

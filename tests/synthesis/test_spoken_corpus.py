@@ -15,9 +15,10 @@ import soundfile
 
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import SPLITS
-from wakeword_keras.synthesis import corpus as synthesis
+from wakeword_keras.synthesis import clips as spoken_clips
 from wakeword_keras.synthesis import engines, espeak, lines, phonetics, voices
-from wakeword_keras.synthesis.corpus import SynthesisConfig, synthesize
+from wakeword_keras.synthesis.config import SynthesisConfig
+from wakeword_keras.synthesis.corpus import synthesize
 from wakeword_keras.synthesis.engines import Cast
 
 pytest.importorskip("espeakng_loader", reason="needs the extra [tts]: pip install espeakng-loader")
@@ -122,9 +123,9 @@ def test_labels_are_as_loud_as_they_should_be(corpus):
 
 def test_same_seed_gives_the_same_bytes_in_another_process_and_after_other_speech(corpus, tmp_path):
     program = (
-        "from wakeword_keras.synthesis import corpus as s, espeak\n"
+        "from wakeword_keras.synthesis import config, corpus, espeak\n"
         "espeak.Espeak(3).say('something else first', 'en-us+f2')\n"
-        f"s.synthesize([{PHRASE!r}], {str(tmp_path / 'again')!r}, s.{TINY!r})"
+        f"corpus.synthesize([{PHRASE!r}], {str(tmp_path / 'again')!r}, config.{TINY!r})"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -166,7 +167,7 @@ def test_a_killed_synthesis_leaves_no_corpus_and_is_made_again(tmp_path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthesis, "_silence", killed)
+        patch.setattr(spoken_clips, "_silence", killed)
         with pytest.raises(KeyboardInterrupt):
             synthesize([PHRASE], str(folder), TINY)
     assert not folder.exists()
@@ -229,13 +230,13 @@ def test_a_clip_holds_the_whole_span_with_room_at_its_ends(seed):
     rng = np.random.default_rng(seed)
     config = SynthesisConfig(clip_ms=1000)
     unused = lines.Script((), (), {})
-    studio = synthesis._Studio(espeak.Espeak(), Cast({}, {}), rng, config, unused)
+    studio = spoken_clips.Studio(espeak.Espeak(), Cast({}, {}), rng, config, unused)
     for _ in range(50):
         audio = np.full(int(rng.integers(16_000, 40_000)), 1e-9)
         start = int(rng.integers(0, len(audio) - 12_000))
         end = start + int(rng.integers(2_000, 12_000))
         audio[start:end] = 1.0
-        clip = synthesis._clip(studio, audio, start, end)
+        clip = spoken_clips._clip(studio, audio, start, end)
         inside = np.flatnonzero(clip > 0.5 * clip.max())
         assert len(clip) == 16_000
         assert inside[-1] - inside[0] + 1 == end - start
@@ -303,13 +304,13 @@ def test_several_phrases_have_a_label_each_and_no_clip_has_the_sounds_of_another
     tmp_path, monkeypatch
 ):
     said = []
-    speak = synthesis._speak
+    speak = spoken_clips._speak
 
     def spoken(studio, voice, line, *slowest_wpm):
         said.append((voice, line.text))
         return speak(studio, voice, line, *slowest_wpm)
 
-    monkeypatch.setattr(synthesis, "_speak", spoken)
+    monkeypatch.setattr(spoken_clips, "_speak", spoken)
     assert synthesize(TWO, str(tmp_path / "c"), TINY) == ("hey_jarvis", "ok_nova")
     counts = Counter(row["label"] for row in rows_of(tmp_path / "c"))
     assert (counts["hey_jarvis"], counts["ok_nova"], counts["similar"]) == (18, 18, 12)
@@ -396,14 +397,14 @@ def studio(seed=0, **changes):
     """A studio that only cuts clips."""
     config = dataclasses.replace(SynthesisConfig(clip_ms=1000), **changes)
     rng = np.random.default_rng(seed)
-    return synthesis._Studio(espeak.Espeak(), Cast({}, {}), rng, config, lines.Script((), (), {}))
+    return spoken_clips.Studio(espeak.Espeak(), Cast({}, {}), rng, config, lines.Script((), (), {}))
 
 
 def ends_ms(phrase_end_ms, samples=8_000):
     """How long before the end of its clip a span of so many samples ends, 300 times."""
     cutting, audio = studio(phrase_end_ms=phrase_end_ms), np.full(40_000, 1e-9)
     audio[20_000 : 20_000 + samples] = 1.0
-    clips = [synthesis._clip(cutting, audio, 20_000, 20_000 + samples) for _ in range(300)]
+    clips = [spoken_clips._clip(cutting, audio, 20_000, 20_000 + samples) for _ in range(300)]
     return np.array([(16_000 - 1 - np.flatnonzero(c > 0.5 * c.max())[-1]) / 16 for c in clips])
 
 
@@ -423,11 +424,11 @@ def test_a_phrase_that_fills_its_clip_is_whole_wherever_it_should_end():
 def test_of_a_span_the_silence_at_its_ends_is_not_speech():
     audio = np.full(16_000, 1e-4)
     audio[4_000:9_000] = np.sin(np.arange(5_000))
-    start, end = synthesis._sounding(audio, 1_000, 15_000)
+    start, end = spoken_clips._sounding(audio, 1_000, 15_000)
     assert 3_920 <= start <= 4_000
     assert 9_000 <= end <= 9_080
-    assert synthesis._sounding(audio * 0, 1_000, 15_000) == (0, 0)
-    assert synthesis._sounding(audio, 1_000, 1_000) == (0, 0)
+    assert spoken_clips._sounding(audio * 0, 1_000, 15_000) == (0, 0)
+    assert spoken_clips._sounding(audio, 1_000, 1_000) == (0, 0)
 
 
 def test_the_phrase_takes_as_long_as_people_take():
@@ -440,7 +441,7 @@ def test_the_phrase_takes_as_long_as_people_take():
     line = lines.alone("smart mirror")[0]
     lasted = []
     for voice in names:
-        _, start, end = synthesis._speak(speaking, voice, line)
+        _, start, end = spoken_clips._speak(speaking, voice, line)
         lasted.append((end - start) / 16_000)
     assert np.percentile(lasted, 2) < 0.6
     assert 0.75 < np.median(lasted) < 1.0

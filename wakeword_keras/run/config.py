@@ -12,7 +12,7 @@ from wakeword_keras.data.corpus import CorpusConfig
 from wakeword_keras.errors import InputError
 from wakeword_keras.metrics.stream_rule import LONGEST_AVERAGE_MS, StreamConfig
 from wakeword_keras.quantization import finetuning
-from wakeword_keras.synthesis.corpus import SynthesisConfig
+from wakeword_keras.synthesis.config import SynthesisConfig
 from wakeword_keras.synthesis.lines import SIMILAR, SPEECH
 from wakeword_keras.training.batches import DataConfig
 from wakeword_keras.training.loop import LossConfig, TrainConfig
