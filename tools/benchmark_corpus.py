@@ -34,7 +34,7 @@ from wakeword_keras.data.shards import (
 from wakeword_keras.errors import InputError
 from wakeword_keras.names import TRAIN, VALIDATION
 from wakeword_keras.progress import Progress
-from wakeword_keras.run import pipeline
+from wakeword_keras.run import corpus as run_corpus
 from wakeword_keras.run.config import RunConfig
 
 # Of the run's flags, those that --helpshort is to list here, too.
@@ -93,7 +93,7 @@ def repeat(sources: Sequence[str], target: Path, hours: float) -> None:
 
 def prepare(config: RunConfig) -> None:
     """All that a run does before it trains, step by step."""
-    corpus = _measured("reading", lambda: pipeline.gather_corpus(config))
+    corpus = _measured("reading", lambda: run_corpus.gather(config))
     shards = _measured(
         "shards", lambda: write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
     )

@@ -19,7 +19,7 @@ from flags import run_flags
 from tools import command
 from wakeword_keras import models
 from wakeword_keras.data.shards import Shards, write_shards
-from wakeword_keras.run import pipeline
+from wakeword_keras.run import corpus as run_corpus
 from wakeword_keras.run.config import RunConfig
 from wakeword_keras.training import batches
 from wakeword_keras.training.trainer import MonitoredModel
@@ -38,7 +38,7 @@ _WARM_UP = 2  # epochs
 def main(arguments: Sequence[str]) -> None:
     """Print the table and write the figures."""
     config = run_flags.read()
-    corpus = pipeline.gather_corpus(config)
+    corpus = run_corpus.gather(config)
     shards = write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
     figures = measure(config, shards, _ROUNDS.value)
     print(f"{'':24}{'examples/s':>12}{'quartiles':>18}")

@@ -8,20 +8,14 @@ import numpy as np
 import tf_keras as keras
 
 from wakeword_keras import json_file, models
-from wakeword_keras.audio.audio_file import fingerprint
 from wakeword_keras.audio.features import compute
-from wakeword_keras.data import ambient, feature_sets
 from wakeword_keras.data.clips import ClipFeatures
-from wakeword_keras.data.corpus import Corpus, read_corpus
-from wakeword_keras.data.recordings import list_impulse_responses
 from wakeword_keras.data.shards import (
     CONDITIONS,
     Shards,
-    open_shards,
     read_audio,
     read_impulse_responses,
     split_features,
-    write_shards,
 )
 from wakeword_keras.errors import InputError
 from wakeword_keras.evaluation import thresholds
@@ -43,10 +37,9 @@ from wakeword_keras.names import (
 from wakeword_keras.progress import say
 from wakeword_keras.quantization import calibration, fake_quantize, finetuning, kernel_limits
 from wakeword_keras.report import report
-from wakeword_keras.run import ambient_audio, esphome_target, exports, input_files
+from wakeword_keras.run import ambient_audio, corpus, esphome_target, exports
 from wakeword_keras.run.config import RunConfig, settings_of
 from wakeword_keras.run.directory import FILE, RunDirectory, locked
-from wakeword_keras.synthesis.corpus import synthesize
 from wakeword_keras.training import batches, loop, weights
 from wakeword_keras.training.negatives import Negatives
 from wakeword_keras.training.workers import ALONE, Workers, join
@@ -71,7 +64,6 @@ STAGES = {
     "report": ("report/report.json",),
     "firmware": ("firmware/manifest.json",),
 }
-_INPUT_FILES = "input_files.json"
 
 
 def run(config: RunConfig, flagfile: str = "") -> None:
@@ -99,7 +91,7 @@ def run(config: RunConfig, flagfile: str = "") -> None:
             if flagfile:
                 write_bytes(run.path("run.flags"), flagfile.encode())
             if run.done("corpus"):
-                _check_recordings(run, config)
+                corpus.check_recordings(run, config)
             _run_stages(run, config, workers)
 
 
@@ -150,7 +142,7 @@ def _models(
 ) -> tuple[Shards, RunModels]:
     """The stages up to the exported models."""
     keras.utils.set_random_seed(config.seed)
-    shards = _corpus(run, config)
+    shards = corpus.shards_of(run, config)
     workers.see(run.directory / FILE)
     workers.share([stage for stage in ("fp32", "qat") if not run.done(stage)])
     negatives = ambient_audio.negatives(run, config, shards)
@@ -168,7 +160,7 @@ def _follow(config: RunConfig, workers: Workers) -> None:
     workers.see(path)  # the chief has the corpus now
     run = RunDirectory(config.run_dir, settings_of(config), STAGES, ())
     stages = workers.share()
-    shards = _corpus(run, config)
+    shards = corpus.shards_of(run, config)
     negatives = ambient_audio.negatives(run, config, shards)
     data = _training_data(run, config, shards, negatives)
     fp32 = _build(config, shards)
@@ -205,85 +197,6 @@ def _run_models(
     return RunModels(
         fp32, qat, exported, stepwise if streams else {}, translated, calibration_set, labels
     )
-
-
-def _corpus(run: RunDirectory, config: RunConfig) -> Shards:
-    """Clips as shards; recordings are read again only where their shards are gone."""
-    run.once("corpus", lambda: _read_corpus(run, config))
-    shards = open_shards(Path(config.cache_dir, run.record.get("shards", "")))
-    if shards is None:
-        corpus = gather_corpus(config)
-        _check_same_recordings(run, config, corpus, _stamps(config))
-        shards = write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
-    return shards
-
-
-def _check_recordings(run: RunDirectory, config: RunConfig) -> None:
-    """Refuse other recordings than those of a finished corpus; a new time alone is no change."""
-    stamps = _stamps(config)
-    if stamps != _stamps_before(run):
-        _check_same_recordings(run, config, gather_corpus(config), stamps)
-        write_json(run.path(_INPUT_FILES), stamps)
-        run.save()
-
-
-def _check_same_recordings(
-    run: RunDirectory, config: RunConfig, corpus: Corpus, stamps: input_files.Stamps
-) -> None:
-    impulse_responses = list_impulse_responses(config.impulse_response_dir)
-    rooms = [fingerprint(path)[1] for path in impulse_responses]
-    hashes = {
-        "data_sha256": corpus.sha256,
-        "impulse_responses_sha256": json_file.digest(rooms),
-        "features_sha256": feature_sets.sha256(feature_sets.list_sets(config.ambient_feature_dirs)),
-    }
-    if any(run.record.setdefault(name, value) != value for name, value in hashes.items()):
-        changes = input_files.describe_changes(_stamps_before(run) or stamps, stamps)
-        raise InputError(
-            f"the recordings are not those that {config.run_dir} was made from"
-            f"{f' ({changes})' if changes else ''}: give another `run_dir` to train on them, "
-            "or put the old ones back"
-        )
-
-
-def _stamps(config: RunConfig) -> input_files.Stamps:
-    return input_files.stamp(
-        config.data_dir,
-        config.ambient_dir,
-        config.impulse_response_dir,
-        config.ambient_feature_dirs,
-    )
-
-
-def _stamps_before(run: RunDirectory) -> input_files.Stamps:
-    path = run.directory / _INPUT_FILES
-    return input_files.read(path) if path.exists() else {}
-
-
-def _read_corpus(run: RunDirectory, config: RunConfig) -> None:
-    stamps = _stamps(config)  # before they are read: what changes meanwhile is seen later
-    corpus = gather_corpus(config)
-    for message in corpus.messages:
-        say(message)
-    _check_same_recordings(run, config, corpus, stamps)
-    write_json(run.path(_INPUT_FILES), stamps)
-    json_file.write_sealed(run.path("corpus.json"), corpus.summary())
-    if corpus.streams:
-        contents = {piece.clip_id: corpus.contents[piece.path] for piece in corpus.streams}
-        ambient.write_pieces(corpus.streams, contents, run.path("streams.json"))
-    shards = write_shards(corpus, config.corpus.clip_ms, config.cache_dir)
-    run.record["shards"] = shards.directory.name
-
-
-def gather_corpus(config: RunConfig) -> Corpus:
-    """The clips of a run: its recordings, speech synthesised for its phrase, ambient audio."""
-    folders = list(config.data_dir)
-    if config.wake_phrase:
-        key = json_file.digest([", ".join(config.wake_phrase), asdict(config.synthesis)])[:16]
-        folders.append(f"{config.cache_dir}/speech-{key}")
-        synthesize(config.wake_phrase, folders[-1], config.synthesis)
-    corpus = read_corpus(folders, config.corpus)
-    return ambient.join(corpus, config.ambient_dir, config.corpus) if config.ambient_dir else corpus
 
 
 def _training_data(
