@@ -157,7 +157,7 @@ def detection(report: EvaluationReport, streams: StreamReport | None) -> Verdict
             "detection",
             "open",
             "Whether it hears people is not known",
-            "All test clips of the wake word are voices of the same synthesiser: of those it hears "
+            "All test clips of the wake word are a synthesiser's voices: of those it hears "
             f"{heard}, which says nothing of people. Recordings of people will tell: "
             "give them to tools.evaluate as `data_dir`.",
         )
