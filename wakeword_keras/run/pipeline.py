@@ -1,19 +1,16 @@
 """The whole line, stage by stage, in a run directory; a stage that is done is not run again."""
 
 from collections.abc import Collection
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import tf_keras as keras
 
 from wakeword_keras import json_file, models
-from wakeword_keras.audio.features import compute
 from wakeword_keras.data.clips import ClipFeatures
 from wakeword_keras.data.shards import (
     CONDITIONS,
     Shards,
-    read_audio,
     read_impulse_responses,
     split_features,
 )
@@ -22,7 +19,7 @@ from wakeword_keras.evaluation import thresholds
 from wakeword_keras.evaluation.findings import measure
 from wakeword_keras.evaluation.run_models import HeldOut, RunModels, stream_settings
 from wakeword_keras.evaluation.thresholds import Thresholds
-from wakeword_keras.files import sha256, write_bytes, write_json
+from wakeword_keras.files import sha256, write_bytes
 from wakeword_keras.firmware import bundle, golden_clips
 from wakeword_keras.names import (
     AMBIENT,
@@ -35,9 +32,9 @@ from wakeword_keras.names import (
     VALIDATION,
 )
 from wakeword_keras.progress import say
-from wakeword_keras.quantization import calibration, fake_quantize, finetuning, kernel_limits
+from wakeword_keras.quantization import fake_quantize, finetuning
 from wakeword_keras.report import report
-from wakeword_keras.run import ambient_audio, corpus, esphome_target, exports
+from wakeword_keras.run import ambient_audio, calibration_stage, corpus, esphome_target, exports
 from wakeword_keras.run.config import RunConfig, settings_of
 from wakeword_keras.run.directory import FILE, RunDirectory, locked
 from wakeword_keras.training import batches, loop, weights
@@ -147,7 +144,7 @@ def _models(
     workers.share([stage for stage in ("fp32", "qat") if not run.done(stage)])
     negatives = ambient_audio.negatives(run, config, shards)
     fp32 = _fp32(run, config, shards, negatives, workers)
-    calibration_set = _calibration_set(config, shards, negatives)
+    calibration_set = calibration_stage.choose(config, shards, negatives)
     qat = _qat(run, config, shards, negatives, fp32, calibration_set, workers)
     run.once("export", lambda: exports.write(run, fp32, qat, calibration_set))
     labels = _training_labels(config, shards, negatives)
@@ -260,26 +257,6 @@ def _train(
     weights.save(model, path)
 
 
-def _calibration_set(
-    config: RunConfig, shards: Shards, negatives: Negatives | None
-) -> ClipFeatures:
-    """Features of a stratified choice of training clips, and of windows in a batch's share."""
-    clips = shards.clips[TRAIN]
-    in_batch = batches.clips_in_batch(config.data, negatives)
-    of_clips = max(1, round(config.calibration_clips * in_batch / config.data.batch))
-    chosen = calibration.choose_clips([clip.label for clip in clips], of_clips, config.seed)
-    wanted = set(chosen.tolist())
-    audio = (clip for i, clip in enumerate(read_audio(shards, TRAIN)) if i in wanted)
-    features = np.concatenate([compute(clip[None], config.frontend) for clip in audio])
-    found = ClipFeatures(tuple(clips[i] for i in chosen), features)
-    if negatives is None:
-        return found
-    windows = negatives.sample(config.calibration_clips - of_clips, config.seed)
-    return ClipFeatures(
-        found.clips + windows.clips, np.concatenate([found.features, windows.features])
-    )
-
-
 def _training_labels(
     config: RunConfig, shards: Shards, negatives: Negatives | None
 ) -> tuple[str, ...]:
@@ -301,24 +278,13 @@ def _qat(
     run.check("qat")
     if not run.done("qat"):
         run.forget(["calibration"])  # QAT starts from ranges that lie in memory alone
-    run.once("calibration", lambda: _calibrate(run, qat, fp32, calibration_set))
+    run.once("calibration", lambda: calibration_stage.calibrate(run, qat, fp32, calibration_set))
     if not run.done("qat"):
         data = _training_data(run, config, shards, negatives)
         data = replace(data, first_pools=run.path("fp32", loop.HARD_NEGATIVES))
         run.once("qat", lambda: _finetune(run, config, data, fp32, qat, workers))
     weights.load(qat, run.directory / "qat" / "weights.npz")
     return qat
-
-
-def _calibrate(
-    run: RunDirectory,
-    qat: keras.Model,
-    fp32: keras.Model,
-    calibration_set: ClipFeatures,
-) -> None:
-    ranges = calibration.calibrate(qat, fp32, calibration_set.features)
-    kernel_limits.check_biases(qat, fp32)  # not only after fine-tuning
-    write_json(run.path("calibration.json"), _calibration_record(calibration_set, ranges))
 
 
 def _finetune(
@@ -333,20 +299,6 @@ def _finetune(
     workers.share_variables(fp32.weights)
     finetuning.finetune(qat, fp32, data, config.loss, config.qat, path.parent, workers)
     weights.save(qat, path)
-
-
-def _calibration_record(
-    calibration_set: ClipFeatures, ranges: list[calibration.ActivationRange]
-) -> dict:
-    labels, counts = np.unique([clip.label for clip in calibration_set.clips], return_counts=True)
-    return {
-        "split": "train",
-        "clips": len(calibration_set),
-        "clips_by_label": dict(zip(labels.tolist(), counts.tolist(), strict=True)),
-        "sha256": calibration.sha256(calibration_set),
-        "activations": [asdict(activation) for activation in ranges],
-        "clip_ids": [clip.clip_id for clip in calibration_set.clips],
-    }
 
 
 def held_out(run: RunDirectory, config: RunConfig, shards: Shards) -> HeldOut:

@@ -323,8 +323,11 @@ def _listening(
     if data.negatives is None:
         return []
     when = When(epochs, data.steps, data.negatives.config.listen_every)
-    heard = data.streams, data.negatives, pools
-    return [Listening(model, *heard, when, data.seed, title, data.average_ms)]
+    return [
+        Listening(
+            model, data.streams, data.negatives, pools, when, data.seed, title, data.average_ms
+        )
+    ]
 
 
 def _stream(
