@@ -20,7 +20,8 @@ from wakeword_keras.run.config import RunConfig
 from wakeword_keras.synthesis.config import SynthesisConfig
 from wakeword_keras.synthesis.lines import phrase_label
 from wakeword_keras.training.batches import DataConfig
-from wakeword_keras.training.loop import LossConfig, TrainConfig
+from wakeword_keras.training.fp32_stage import TrainConfig
+from wakeword_keras.training.loop import LossConfig
 
 PARTS = {
     "corpus": CorpusConfig,

@@ -14,7 +14,8 @@ from wakeword_keras.run import pipeline
 from wakeword_keras.run.config import RunConfig
 from wakeword_keras.synthesis.config import SynthesisConfig
 from wakeword_keras.training.batches import DataConfig
-from wakeword_keras.training.loop import LossConfig, TrainConfig, TrainingData
+from wakeword_keras.training.fp32_stage import TrainConfig
+from wakeword_keras.training.loop import LossConfig, TrainingData
 
 # Machines that test are shared and slow at times: an example's time proves nothing.
 settings.register_profile("untimed", deadline=None)

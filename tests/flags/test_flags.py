@@ -19,7 +19,7 @@ from wakeword_keras.training.loop import LossConfig
 # What a number is counted in, or the range of one that is a share.
 UNIT = re.compile(
     r"\b(milliseconds|Hz|dB|percent|per hour|0 to (below )?1|passes|epochs|hours|minutes|clips|"
-    r"examples|frames|channels|masks|voices|threads|steps|times|octaves)\b"
+    r"examples|frames|channels|masks|models|voices|threads|steps|times|octaves)\b"
 )
 UNIT_OF_SUFFIX = {
     "ms": "milliseconds", "hz": "Hz", "db": "dB", "percent": "percent", "hour": "per hour",

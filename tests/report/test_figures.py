@@ -15,8 +15,20 @@ def test_qat_epochs_count_on_from_fp32(tmp_path):
     write_history(tmp_path / "qat" / "history.csv", 4, 0.03)
     history = figures._read_history(tmp_path)
     np.testing.assert_array_equal(history.epochs, np.arange(1, 19))
-    assert history.qat_from == 15
+    assert history.begins == {"QAT": 15}
     assert history.columns["hardest_tenth_weight"].shape == (18,)
+
+
+def test_one_teacher_comes_before_fp32_which_learns_from_all_of_them(tmp_path):
+    for folder, epochs in (("fp32/teacher_1", 6), ("fp32/teacher_2", 6), ("fp32", 8), ("qat", 2)):
+        write_history(tmp_path / folder / "history.csv", epochs, 1.0)
+    history = figures._read_history(tmp_path)
+    np.testing.assert_array_equal(history.epochs, np.arange(1, 17))
+    assert history.begins == {"FP32": 7, "QAT": 15}
+    loss = dict(figures.figures(findings_of(report_of()), tmp_path))["loss"].axes[0]
+    assert [text.get_text() for text in loss.texts] == ["QAT", "FP32"]
+    spans = sorted((p.get_x(), p.get_x() + p.get_width()) for p in loss.patches)
+    assert spans == [(6.5, 14.5), (14.5, 16.5)]
 
 
 def test_flips_in_the_picture_are_those_of_the_report():

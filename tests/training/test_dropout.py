@@ -54,3 +54,13 @@ def test_behind_the_block_dropout_is_keras_own(model):
     outputs(model)
     first, again = (model(tf.ones((4, 500)), training=True)[0] for _ in range(2))
     assert (first.numpy() != again.numpy()).any()
+
+
+def test_none_drops_nothing_in_training_and_gives_dropout_back(model):
+    model.get_layer("norm").trainable = False
+    with dropout.none(model):
+        for a, b in zip(
+            model(tf.ones((4, 500)), training=True), model(tf.ones((4, 500))), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+    assert (model(tf.ones((4, 500)), training=True)[0].numpy() == 0).any()

@@ -10,10 +10,11 @@ import tf_keras as keras
 from wakeword_keras.data.ambient_features import AmbientConfig, FeatureStreams, Windows
 from wakeword_keras.data.shards import WARM_MS, split_features, spoken_features
 from wakeword_keras.errors import InputError
-from wakeword_keras.training import callbacks, hard_negatives, listening, loop
+from wakeword_keras.training import callbacks, fp32_stage, hard_negatives, listening, loop
 from wakeword_keras.training.batches import DataConfig
+from wakeword_keras.training.fp32_stage import TrainConfig
 from wakeword_keras.training.listening import ValidationStreams
-from wakeword_keras.training.loop import LossConfig, TrainConfig
+from wakeword_keras.training.loop import LossConfig
 from wakeword_keras.training.negatives import Negatives
 
 CONFIG = TrainConfig(epochs=3, learning_rate=0.01)
@@ -34,7 +35,7 @@ def epochs_in(directory):
 def whole(tiny_model, training_data, tmp_path):
     """A training from start to end: (model as it began, model as it ended, its directory)."""
     model = copy_of(tiny_model)
-    loop.train(model, training_data, LossConfig(), CONFIG, tmp_path / "whole")
+    fp32_stage.train(model, training_data, LossConfig(), CONFIG, tmp_path / "whole")
     return tiny_model, model, tmp_path / "whole"
 
 
@@ -58,14 +59,14 @@ def test_a_resumed_training_equals_one_that_was_not_interrupted(
     with monkeypatch.context() as patch:
         interrupt_in(patch, epoch=1)
         with pytest.raises(KeyboardInterrupt):
-            loop.train(
+            fp32_stage.train(
                 copy_of(start), training_data, LossConfig(), CONFIG, tmp_path / "interrupted"
             )
     assert len(epochs_in(tmp_path / "interrupted")) == 1
     # A new process: other initial weights, which the checkpoint must replace.
     resumed = copy_of(start)
     resumed.set_weights([weight + 1 for weight in resumed.get_weights()])
-    loop.train(resumed, training_data, LossConfig(), CONFIG, tmp_path / "interrupted")
+    fp32_stage.train(resumed, training_data, LossConfig(), CONFIG, tmp_path / "interrupted")
     for a, b in zip(finished.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
     ours, theirs = epochs_in(tmp_path / "interrupted"), epochs_in(directory)
@@ -82,15 +83,45 @@ def test_dropout_is_repeated_bit_for_bit_by_a_resumed_training(
     dropped = keras.layers.Dropout(0.5, name="dropout_2")(dropped)
     start = keras.Model(tiny_model.inputs, keras.layers.Dense(1, name="logit")(dropped))
     finished, interrupted = copy_of(start), copy_of(start)
-    loop.train(finished, training_data, LossConfig(), CONFIG, tmp_path / "whole")
+    fp32_stage.train(finished, training_data, LossConfig(), CONFIG, tmp_path / "whole")
     with monkeypatch.context() as patch:
         interrupt_in(patch, epoch=1)
         with pytest.raises(KeyboardInterrupt):
-            loop.train(interrupted, training_data, LossConfig(), CONFIG, tmp_path / "killed")
+            fp32_stage.train(interrupted, training_data, LossConfig(), CONFIG, tmp_path / "killed")
     resumed = copy_of(start)
-    loop.train(resumed, training_data, LossConfig(), CONFIG, tmp_path / "killed")
+    fp32_stage.train(resumed, training_data, LossConfig(), CONFIG, tmp_path / "killed")
     for a, b in zip(finished.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_nothing_is_dropped_for_a_model_that_has_a_teacher(training_data, tiny_model, tmp_path):
+    dropped = keras.layers.Dropout(0.5, name="dropout")(tiny_model.layers[-2].output)
+    start = keras.Model(tiny_model.inputs, keras.layers.Dense(1, name="logit")(dropped))
+    plain = keras.Model(tiny_model.inputs, start.layers[-1](tiny_model.layers[-2].output))
+    students = [copy_of(start), copy_of(plain)]
+    schedule = loop.Schedule(2, 0.01, 0.0, 2)
+    for student, name in zip(students, ("dropping", "plain"), strict=True):
+        loop.fit(
+            student,
+            training_data,
+            LossConfig(),
+            schedule,
+            tmp_path / name,
+            copies=None,
+            teacher=tiny_model,
+        )
+    for a, b in zip(*(student.get_weights() for student in students), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_training_is_not_resumed_by_another_teacher(training_data, tiny_model, tmp_path):
+    schedule = loop.Schedule(1, 0.01, 0.0, 1)
+    args = (training_data, LossConfig(), schedule, tmp_path)
+    loop.fit(copy_of(tiny_model), *args, copies=None, teacher=tiny_model)
+    other = copy_of(tiny_model)
+    other.layers[-1].bias.assign([1.0])
+    with pytest.raises(InputError, match="of a training with other settings"):
+        loop.fit(copy_of(tiny_model), *args, copies=None, teacher=other)
 
 
 def test_a_finished_training_is_not_trained_on_but_gives_its_best_weights(
@@ -100,7 +131,7 @@ def test_a_finished_training_is_not_trained_on_but_gives_its_best_weights(
     before = (directory / "history.csv").read_text()
     capsys.readouterr()
     again = copy_of(start)
-    loop.train(again, training_data, LossConfig(), CONFIG, directory)
+    fp32_stage.train(again, training_data, LossConfig(), CONFIG, directory)
     assert capsys.readouterr().out == ""
     assert (directory / "history.csv").read_text() == before
     for a, b in zip(finished.get_weights(), again.get_weights(), strict=True):
@@ -132,9 +163,11 @@ def test_the_seed_decides_the_training(whole, training_data, tmp_path):
     start, _, _ = whole
     other = copy_of(start)
     config = replace(CONFIG, epochs=1)
-    loop.train(other, replace(training_data, seed=2), LossConfig(), config, tmp_path / "other")
+    fp32_stage.train(
+        other, replace(training_data, seed=2), LossConfig(), config, tmp_path / "other"
+    )
     same = copy_of(start)
-    loop.train(same, training_data, LossConfig(), config, tmp_path / "same")
+    fp32_stage.train(same, training_data, LossConfig(), config, tmp_path / "same")
     first = float(epochs_in(whole[2])[0]["loss"])
     assert float(epochs_in(tmp_path / "same")[0]["loss"]) == pytest.approx(first, rel=1e-4)
     assert float(epochs_in(tmp_path / "other")[0]["loss"]) != pytest.approx(first, rel=1e-4)
@@ -144,7 +177,7 @@ def test_patience_ends_a_training_early(tiny_model, training_data, tmp_path, mon
     worse = iter([0.9, 0.8, 0.7, 0.6, 0.5])
     monkeypatch.setattr(callbacks.detection, "roc_auc", lambda scores, labels: next(worse))
     config = TrainConfig(epochs=5, patience=1)
-    loop.train(tiny_model, training_data, LossConfig(), config, tmp_path)
+    fp32_stage.train(tiny_model, training_data, LossConfig(), config, tmp_path)
     assert [row["epoch"] for row in epochs_in(tmp_path)] == ["1", "2"]
     assert [row["val_auc"] for row in epochs_in(tmp_path)] == ["0.9", "0.8"]
 
@@ -152,12 +185,12 @@ def test_patience_ends_a_training_early(tiny_model, training_data, tmp_path, mon
 def test_a_training_that_diverges_says_which_flag_mends_it(tiny_model, training_data, tmp_path):
     config = TrainConfig(epochs=1, learning_rate=1e30)
     with pytest.raises(InputError, match="`learning_rate`"):
-        loop.train(tiny_model, training_data, LossConfig(), config, tmp_path)
+        fp32_stage.train(tiny_model, training_data, LossConfig(), config, tmp_path)
 
 
 def test_prior_bias_starts_a_model_at_the_share_of_its_wake_word(tiny_model):
     targets = np.asarray([0] * 9 + [-1] * 89)
-    loop.set_prior_bias(tiny_model, targets, 1)
+    fp32_stage.set_prior_bias(tiny_model, targets, 1)
     # By hand: (9 + 1) / (98 + 2) = 0.1.
     assert tf.sigmoid(tiny_model.layers[-1].bias).numpy() == pytest.approx(0.1, rel=1e-5)
 
@@ -171,7 +204,9 @@ def test_prior_bias_can_be_left_out(tiny_model, training_data, tmp_path, monkeyp
     monkeypatch.setattr(loop, "fit", record)
     for prior_bias in (True, False):
         model = copy_of(tiny_model)
-        loop.train(model, training_data, LossConfig(), TrainConfig(prior_bias=prior_bias), tmp_path)
+        fp32_stage.train(
+            model, training_data, LossConfig(), TrainConfig(prior_bias=prior_bias), tmp_path
+        )
     # 8 of 22 training clips are positive: log((8 + 1) / (22 - 8 + 1)).
     assert biases == [pytest.approx(np.log(9 / 15), rel=1e-5), 0.0]
 
@@ -194,7 +229,7 @@ def test_class_weights_reach_the_loss(tiny_model, training_data, tmp_path):
     for class_weights in (False, True):
         directory = tmp_path / str(class_weights)
         loss = LossConfig(gamma=0.0, class_weights=class_weights)
-        loop.train(copy_of(tiny_model), training_data, loss, TrainConfig(epochs=1), directory)
+        fp32_stage.train(copy_of(tiny_model), training_data, loss, TrainConfig(epochs=1), directory)
         shares[class_weights] = float(epochs_in(directory)[0]["share_positive"])
     assert shares[True] > shares[False] + 0.02
 
@@ -246,7 +281,7 @@ def test_a_training_writes_for_tensorboard(whole):
 def test_targets_of_several_wake_words_each_get_their_bias():
     inputs = keras.layers.Input((4,))
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
-    loop.set_prior_bias(model, np.asarray([0, 0, 1, -1]), 2)
+    fp32_stage.set_prior_bias(model, np.asarray([0, 0, 1, -1]), 2)
     # By hand: (2 + 1) / 6 and (1 + 1) / 6.
     expected = [np.log(0.5 / 0.5), np.log((1 / 3) / (2 / 3))]
     np.testing.assert_allclose(model.layers[-1].bias.numpy(), expected, atol=1e-6)
@@ -283,7 +318,7 @@ def test_a_training_without_validation_streams_listens_by_the_runs_average_too(
     monkeypatch.setattr(listening, "find_hard", found)
     data = replace(listening_data, streams=None, average_ms=300)
     with pytest.raises(KeyboardInterrupt):
-        loop.train(tiny_model, data, LossConfig(), CONFIG, tmp_path)
+        fp32_stage.train(tiny_model, data, LossConfig(), CONFIG, tmp_path)
     assert heard == [300]
 
 
@@ -291,15 +326,15 @@ def test_a_resumed_training_with_hard_negatives_equals_one_that_was_not_interrup
     tiny_model, listening_data, tmp_path, monkeypatch
 ):
     whole = copy_of(tiny_model)
-    loop.train(whole, listening_data, LossConfig(), CONFIG, tmp_path / "whole")
+    fp32_stage.train(whole, listening_data, LossConfig(), CONFIG, tmp_path / "whole")
     with monkeypatch.context() as patch:
         interrupt_in(patch, epoch=2, batch=9)  # the pool after epoch 2 is in use
         with pytest.raises(KeyboardInterrupt):
-            loop.train(
+            fp32_stage.train(
                 copy_of(tiny_model), listening_data, LossConfig(), CONFIG, tmp_path / "interrupted"
             )
     resumed = copy_of(tiny_model)
-    loop.train(resumed, listening_data, LossConfig(), CONFIG, tmp_path / "interrupted")
+    fp32_stage.train(resumed, listening_data, LossConfig(), CONFIG, tmp_path / "interrupted")
     for a, b in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
     ours, theirs = (
@@ -312,13 +347,13 @@ def test_a_resumed_training_with_hard_negatives_equals_one_that_was_not_interrup
         assert (a.windows, a.clips, a.false_accepts) == (b.windows, b.clips, b.false_accepts)
     (tmp_path / "interrupted" / loop.HARD_NEGATIVES).unlink()
     with pytest.raises(InputError, match=r"hard_negatives\.json is missing"):
-        loop.train(resumed, listening_data, LossConfig(), CONFIG, tmp_path / "interrupted")
+        fp32_stage.train(resumed, listening_data, LossConfig(), CONFIG, tmp_path / "interrupted")
 
 
 def test_an_epoch_logs_what_was_heard_and_where_the_loss_comes_from(
     tiny_model, listening_data, tmp_path, capsys
 ):
-    loop.train(tiny_model, listening_data, LossConfig(), CONFIG, tmp_path / "fp32")
+    fp32_stage.train(tiny_model, listening_data, LossConfig(), CONFIG, tmp_path / "fp32")
     rows = epochs_in(tmp_path / "fp32")
     assert all(0 <= float(row["val_stream_recall"]) <= 1 for row in rows)
     assert all(0 <= float(row["val_stream_mean_recall"]) <= 1 for row in rows)

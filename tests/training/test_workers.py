@@ -12,9 +12,10 @@ import tf_keras as keras
 from wakeword_keras.errors import InputError
 from wakeword_keras.quantization import calibration, fake_quantize, finetuning
 from wakeword_keras.quantization.finetuning import QatConfig
-from wakeword_keras.training import hard_negatives, loop, weights, workers
+from wakeword_keras.training import fp32_stage, hard_negatives, loop, weights, workers
+from wakeword_keras.training.fp32_stage import TrainConfig
 from wakeword_keras.training.hard_negatives import Heard, Pool, Pools
-from wakeword_keras.training.loop import LossConfig, TrainConfig
+from wakeword_keras.training.loop import LossConfig
 from wakeword_keras.training.workers import ALONE
 
 TWO = ["10.0.0.1:2222", "10.0.0.2:2222"]
@@ -69,7 +70,7 @@ def copy_of(model):
 def trained(model, data, directory, team):
     """The weights of both stages."""
     fp32 = copy_of(model)
-    loop.train(fp32, data, LossConfig(), TrainConfig(epochs=2), directory / "fp32", team)
+    fp32_stage.train(fp32, data, LossConfig(), TrainConfig(epochs=2), directory / "fp32", team)
     qat = fake_quantize.quantize(fp32, data.frontend.input_affine)
     calibration.calibrate(qat, fp32, data.validation[0].features)
     finetuning.finetune(
@@ -100,7 +101,7 @@ def test_one_device_mirrored_learns_bit_for_bit_what_none_learns(
 
 def test_a_training_goes_on_under_another_strategy(tiny_model, training_data, tmp_path):
     whole, interrupted = copy_of(tiny_model), copy_of(tiny_model)
-    loop.train(whole, training_data, LossConfig(), TrainConfig(epochs=3), tmp_path / "whole")
+    fp32_stage.train(whole, training_data, LossConfig(), TrainConfig(epochs=3), tmp_path / "whole")
 
     class Stop(Exception):
         pass
@@ -115,9 +116,9 @@ def test_a_training_goes_on_under_another_strategy(tiny_model, training_data, tm
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.callbacks.Resume, "on_epoch_end", stop)
         with pytest.raises(Stop):
-            loop.train(interrupted, *args)
+            fp32_stage.train(interrupted, *args)
     resumed = copy_of(tiny_model)
-    loop.train(resumed, *args, workers.join("mirrored"))
+    fp32_stage.train(resumed, *args, workers.join("mirrored"))
     for a, b in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 

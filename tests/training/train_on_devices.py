@@ -18,9 +18,10 @@ from wakeword_keras.data.corpus import CorpusConfig, read_corpus
 from wakeword_keras.data.shards import split_features, write_shards
 from wakeword_keras.quantization import calibration, fake_quantize, finetuning
 from wakeword_keras.quantization.finetuning import QatConfig
-from wakeword_keras.training import loop
+from wakeword_keras.training import fp32_stage
 from wakeword_keras.training.batches import DataConfig
-from wakeword_keras.training.loop import LossConfig, TrainConfig, TrainingData
+from wakeword_keras.training.fp32_stage import TrainConfig
+from wakeword_keras.training.loop import LossConfig, TrainingData
 from wakeword_keras.training.workers import Workers
 
 
@@ -52,7 +53,7 @@ def main(devices, folder):
     keras.utils.set_random_seed(1)
     fp32 = dropping_model(frontend.num_frames(shards.clip_samples))
     run = folder / str(devices)
-    loop.train(fp32, data, LossConfig(), TrainConfig(epochs=2), run / "fp32", workers)
+    fp32_stage.train(fp32, data, LossConfig(), TrainConfig(epochs=2), run / "fp32", workers)
     qat = fake_quantize.quantize(fp32, frontend.input_affine)
     calibration.calibrate(qat, fp32, validation.features)
     finetuning.finetune(qat, fp32, data, LossConfig(), QatConfig(1), run / "qat", workers)

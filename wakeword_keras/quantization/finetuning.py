@@ -56,7 +56,7 @@ def finetune(
       data: as in the FP32 stage.
       loss: of the FP32 stage, logged for comparison.
       config: how long and how fast.
-      directory, workers: as in `loop.train`.
+      directory, workers: as in `fp32_stage.train`.
     """
     schedule = loop.Schedule(
         epochs=config.qat_epochs,

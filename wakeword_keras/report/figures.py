@@ -27,13 +27,16 @@ MOST_LABELS = 15
 _CURVE_MODELS = (FP32, INT8_PTQ, INT8)
 
 
+_HISTORIES = {"teacher": "fp32/teacher_1", "FP32": "fp32", "QAT": "qat"}
+
+
 @dataclass(frozen=True)
 class _History:
-    """Columns [epochs] of both stages in a row, NaN where a stage lacks one."""
+    """Columns [epochs] of all stages in a row, NaN where one lacks it; where later ones begin."""
 
     epochs: NDArray[np.float64]
     columns: dict[str, NDArray[np.float64]]
-    qat_from: float | None
+    begins: dict[str, float]
 
 
 def figures(findings: Findings, run_dir: Path | None) -> Iterator[tuple[str, Figure]]:
@@ -41,8 +44,8 @@ def figures(findings: Findings, run_dir: Path | None) -> Iterator[tuple[str, Fig
 
     Args:
       findings: from `findings.measure`.
-      run_dir: learning curves are read from fp32/history.csv and qat/history.csv where they exist;
-        None for none.
+      run_dir: learning curves are read from each stage's history.csv where it exists; None for
+        none.
 
     Yields:
       Name and figure; "det_streams" only with streams, training's only with a history.
@@ -143,7 +146,7 @@ def _training_figures(history: _History) -> Iterator[tuple[str, Figure]]:
         columns = {label.replace("_", " "): history.columns.get(n) for label, n in names.items()}
         return {k: v for k, v in columns.items() if v is not None and np.isfinite(v).any()}
 
-    stages = (history.epochs, history.qat_from)
+    stages = (history.epochs, history.begins)
     if loss := found(training="loss", validation="val_loss"):
         yield "loss", plots.training_curve("Loss", *stages, loss, log=True)
     for name, title, column in (
@@ -168,10 +171,10 @@ def _training_figures(history: _History) -> Iterator[tuple[str, Figure]]:
 
 
 def _read_history(run_dir: Path) -> _History | None:
-    """Both stages' history, QAT's epochs counted on from FP32's last; None if there is neither."""
+    """The stages' history, epochs counted through, one teacher's for all; None without any."""
     tables = {}
-    for stage in ("fp32", "qat"):
-        path = run_dir / stage / "history.csv"
+    for stage, folder in _HISTORIES.items():
+        path = run_dir / folder / "history.csv"
         if path.is_file() and (rows := _read_csv(path)):
             tables[stage] = rows
     if not tables:
@@ -182,8 +185,9 @@ def _read_history(run_dir: Path) -> _History | None:
         for name in names
     }
     epochs = np.arange(1.0, sum(map(len, tables.values())) + 1)
-    qat_from = 1.0 + len(tables.get("fp32", [])) if "qat" in tables else None
-    return _History(epochs, columns, qat_from)
+    starts = np.cumsum([1.0, *map(len, tables.values())]).tolist()
+    begins = dict(list(zip(tables, starts, strict=False))[1:])
+    return _History(epochs, columns, begins)
 
 
 def _read_csv(path: Path) -> list[dict[str, float]]:

@@ -32,24 +32,24 @@ Spans = tuple[tuple[float, float], tuple[float, float]]
 def training_curve(
     title: str,
     epochs: NDArray[np.float64],
-    qat_from: float | None,
+    begins: Mapping[str, float],
     curves: Mapping[str, NDArray[np.float64]],
     *,
     log: bool = False,
     reference: tuple[str, float] | None = None,
 ) -> Figure:
-    """Values by epoch, the QAT stage shaded.
+    """Values by epoch, each later stage shaded.
 
     Args:
       title: what is shown, with its unit.
-      epochs: [epochs], FP32 and QAT counted through.
-      qat_from: first epoch of QAT; None without one.
+      epochs: [epochs], those of all stages counted through.
+      begins: first epoch of each later stage, in their order.
       curves: [epochs] by name, NaN where there is no value.
       log: values on a log axis.
       reference: name and value of a horizontal line.
     """
     figure, axes = new_figure(title)
-    _by_epoch(axes, epochs, qat_from)
+    _by_epoch(axes, epochs, begins)
     colors = (BLUE, ORANGE, GREEN, PURPLE, RED)
     for (name, values), color in zip(curves.items(), colors, strict=False):
         axes.plot(epochs, values, color=color, label=name, marker="o", markersize=2.5)
@@ -67,18 +67,21 @@ def training_curve(
 
 @mpl.rc_context(STYLE)
 def share_curve(
-    title: str, epochs: NDArray[np.float64], qat_from: float | None, shares: NDArray[np.float64]
+    title: str,
+    epochs: NDArray[np.float64],
+    begins: Mapping[str, float],
+    shares: NDArray[np.float64],
 ) -> Figure:
     """A share near 1 (AUC, recall) by epoch, spaced by what is missing to 1.
 
     Args:
       title: what is shown.
-      epochs: [epochs], FP32 and QAT counted through.
-      qat_from: first epoch of QAT; None without one.
+      epochs: [epochs], those of all stages counted through.
+      begins: first epoch of each later stage, in their order.
       shares: [epochs] in [0, 1].
     """
     figure, axes = new_figure(title)
-    _by_epoch(axes, epochs, qat_from)
+    _by_epoch(axes, epochs, begins)
     missing = 1.0 - np.asarray(shares, np.float64)
     # A log axis has no place for 1 - 1: a share of 1 is drawn just beyond the best one below it.
     one = np.min(missing[missing > 0], initial=0.01) / 3
@@ -205,12 +208,15 @@ def det_streams(
     return figure
 
 
-def _by_epoch(axes: Axes, epochs: NDArray[np.float64], qat_from: float | None) -> None:
+def _by_epoch(axes: Axes, epochs: NDArray[np.float64], begins: Mapping[str, float]) -> None:
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if qat_from is not None:
-        axes.axvspan(qat_from - 0.5, epochs[-1] + 0.5, color=GREEN, alpha=0.13, linewidth=0)
-        axes.annotate("QAT", (qat_from - 0.35, 1.0), xycoords=("data", "axes fraction"), va="top")
+    ends = [*begins.values(), epochs[-1] + 1.0][1:]
+    spans = [*zip(begins.items(), ends, strict=True)]
+    # The last is QAT, in one colour whatever comes before it.
+    for ((name, first), end), color in zip(spans[::-1], (GREEN, BLUE), strict=False):
+        axes.axvspan(first - 0.5, end - 0.5, color=color, alpha=0.13, linewidth=0)
+        axes.annotate(name, (first - 0.35, 1.0), xycoords=("data", "axes fraction"), va="top")
 
 
 def _mark(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:

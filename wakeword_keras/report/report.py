@@ -14,8 +14,8 @@ from wakeword_keras.report.verdicts import verdicts
 def write(findings: Findings, run_dir: str | Path, out_dir: str | Path | None = None) -> None:
     """Write the report of a run: report.json, report.html and the page's pictures as PNG.
 
-    report.json follows report_schema.json. Learning curves are drawn from fp32/history.csv and
-    qat/history.csv where they exist, and what came nearest to firing in training is listed.
+    report.json follows report_schema.json. Learning curves are drawn from each stage's history.csv
+    where it exists, and what came nearest to firing in training is listed.
 
     Args:
       findings: from `findings.measure`.

@@ -15,7 +15,8 @@ from wakeword_keras.quantization import finetuning
 from wakeword_keras.synthesis.config import SynthesisConfig
 from wakeword_keras.synthesis.lines import SIMILAR, SPEECH
 from wakeword_keras.training.batches import DataConfig
-from wakeword_keras.training.loop import LossConfig, TrainConfig
+from wakeword_keras.training.fp32_stage import TrainConfig
+from wakeword_keras.training.loop import LossConfig
 from wakeword_keras.training.workers import Strategy
 
 TARGETS = ("tflite_micro", "esphome")

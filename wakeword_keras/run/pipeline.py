@@ -37,7 +37,7 @@ from wakeword_keras.report import report
 from wakeword_keras.run import ambient_audio, calibration_stage, corpus, esphome_target, exports
 from wakeword_keras.run.config import RunConfig, settings_of
 from wakeword_keras.run.directory import FILE, RunDirectory, locked
-from wakeword_keras.training import batches, loop, weights
+from wakeword_keras.training import batches, fp32_stage, loop, weights
 from wakeword_keras.training.negatives import Negatives
 from wakeword_keras.training.workers import ALONE, Workers, join
 
@@ -162,7 +162,7 @@ def _follow(config: RunConfig, workers: Workers) -> None:
     data = _training_data(run, config, shards, negatives)
     fp32 = _build(config, shards)
     if "fp32" in stages:
-        loop.train(fp32, data, config.loss, config.train, path.parent / "fp32", workers)
+        fp32_stage.train(fp32, data, config.loss, config.train, path.parent / "fp32", workers)
     if "qat" in stages:
         workers.share_variables(fp32.weights)
         qat = fake_quantize.quantize(fp32, config.frontend.input_affine)
@@ -253,7 +253,7 @@ def _train(
             f"ambient audio: {negatives.windows.hours:.2f} h, all passes together; "
             f"{share} of the {config.data.batch} examples of a batch"
         )
-    loop.train(model, data, config.loss, config.train, path.parent, workers)
+    fp32_stage.train(model, data, config.loss, config.train, path.parent, workers)
     weights.save(model, path)
 
 

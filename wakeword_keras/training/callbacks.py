@@ -352,7 +352,7 @@ def _stream_rank(row: dict[str, float]) -> tuple[float, float, float]:
 def _described(logs: dict[str, float]) -> str:
     parts = [f"loss {logs['loss']:.4f}"]
     if "logit_error" in logs:
-        parts.append(f"logits {logs['logit_error']:.3f} from FP32")
+        parts.append(f"logits {logs['logit_error']:.3f} from the teacher's")
     if "val_auc" in logs:
         parts.append(f"val AUC {logs['val_auc']:.5f}")
         parts.append(f"recall at 1 % FPR {logs['val_recall_at_fpr_0_01']:.3f}")

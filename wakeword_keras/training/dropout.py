@@ -1,7 +1,7 @@
 """Dropout that a resumed training repeats: what is dropped depends on seed and step alone.
 
 Keras draws from generators whose state no checkpoint holds, so a training that was killed went on
-with other draws than one that was not.
+with other draws than one that was not. And none, for a model that learns from a teacher.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,19 +23,39 @@ def by_step(model: keras.Model, seed: int, step: tf.Variable) -> Iterator[None]:
       seed: of the training.
       step: int64 variable, the optimizer's `iterations`.
     """
-    dropouts = [
+    dropouts = _dropouts(model)
+    for number, layer in enumerate(dropouts):
+        # Not a layer in its place: each other one would belong to two models.
+        layer.call = _stateless(layer.rate, seed * 100_003 + number, step)
+    with _calls_given_back(dropouts):
+        yield
+
+
+@contextmanager
+def none(model: keras.Model) -> Iterator[None]:
+    """Within the block, `layers.Dropout` drops nothing; as `by_step`."""
+    dropouts = _dropouts(model)
+    for layer in dropouts:
+        layer.call = lambda inputs, training=None: inputs
+    with _calls_given_back(dropouts):
+        yield
+
+
+@contextmanager
+def _calls_given_back(changed: list[keras.layers.Layer]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for layer in changed:
+            del layer.call
+
+
+def _dropouts(model: keras.Model) -> list[keras.layers.Layer]:
+    return [
         layer
         for layer in model.layers
         if type(layer) is layers.Dropout and layer.noise_shape is None
     ]
-    for number, layer in enumerate(dropouts):
-        # Not a layer in its place: each other one would belong to two models.
-        layer.call = _stateless(layer.rate, seed * 100_003 + number, step)
-    try:
-        yield
-    finally:
-        for layer in dropouts:
-            del layer.call
 
 
 def _stateless(rate: float, seed: int, step: tf.Variable) -> Callable:

@@ -1,5 +1,6 @@
-"""The FP32 stage, and the one training loop that QAT uses too."""
+"""The one training loop, of the FP32 stage and of QAT."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from wakeword_keras.training import batches, callbacks, dropout
 from wakeword_keras.training.early_warning import EarlyWarning
 from wakeword_keras.training.hard_negatives import Pools
 from wakeword_keras.training.listening import Listening, ValidationStreams, When
-from wakeword_keras.training.losses import FocalLoss, prior_bias
+from wakeword_keras.training.losses import FocalLoss
 from wakeword_keras.training.negatives import Negatives
 from wakeword_keras.training.trainer import MonitoredModel
 from wakeword_keras.training.workers import ALONE, CopyBack, FollowChief, Workers
@@ -67,34 +68,6 @@ class LossConfig:
         if self.loss == "bce":
             return FocalLoss(gamma=0.0, alpha=None, label_smoothing=self.label_smoothing)
         return FocalLoss(self.gamma, self.alpha, self.label_smoothing)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """The FP32 stage.
-
-    Attributes:
-      epochs: passes over the training clips at most.
-      learning_rate: peak of the schedule: linear warm-up over one epoch, then cosine to zero.
-      weight_decay: decoupled weight decay of AdamW, >= 0.
-      patience: epochs without a better validation metric before training stops.
-      prior_bias: start the last layer's bias at the positives' share (Lin et al. 2017, 4.1).
-    """
-
-    epochs: int = 96
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-3
-    patience: int = 96
-    prior_bias: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise InputError(f"`{name}`={getattr(self, name)}: must be at least 1")
-        if not self.learning_rate > 0:
-            raise InputError(f"`learning_rate`={self.learning_rate}: must be positive")
-        if not self.weight_decay >= 0:
-            raise InputError(f"`weight_decay`={self.weight_decay}: must not be negative")
 
 
 @dataclass(frozen=True)
@@ -146,49 +119,6 @@ class Schedule:
     patience: int
 
 
-def set_prior_bias(model: keras.Model, targets: np.ndarray, wake_words: int) -> None:
-    """Start each logit at the log-odds of its wake word among the training examples.
-
-    Args:
-      model: functional model whose last layer is a Dense with bias.
-      targets: int [examples], index of the wake word, -1 for none.
-      wake_words: number of logits.
-    """
-    shares = [(np.sum(targets == word) + 1) / (len(targets) + 2) for word in range(wake_words)]
-    model.layers[-1].bias.assign([prior_bias(share) for share in shares])
-
-
-def train(
-    model: keras.Model,
-    data: TrainingData,
-    loss: LossConfig,
-    config: TrainConfig,
-    directory: Path,
-    workers: Workers = ALONE,
-) -> None:
-    """Train a float model; it ends with the weights that `KeepBest` keeps.
-
-    Args:
-      model: functional Keras model from features to logits, changed in place.
-      data: clips and how they become batches.
-      loss: what to minimise.
-      config: how long and how fast.
-      directory: takes checkpoint.npz, history.csv and TensorBoard logs. A training that was
-        interrupted goes on from its last whole epoch.
-      workers: that train together. Each calls this with the same arguments; the chief alone
-        judges, writes, and ends with the weights that are kept.
-    """
-    if config.prior_bias:
-        set_prior_bias(model, data.targets(), len(data.shards.wake_words))
-    schedule = Schedule(config.epochs, config.learning_rate, config.weight_decay, config.patience)
-
-    def copies() -> tuple[keras.Model, keras.Model]:
-        copy = keras.models.clone_model(model, clone_function=_with_whole_batch)
-        return copy, copy
-
-    fit(model, data, loss, schedule, directory, copies=copies, workers=workers)
-
-
 def fit(
     model: keras.Model,
     data: TrainingData,
@@ -204,8 +134,9 @@ def fit(
     """The training loop of both stages: resumable, logged, ending with the weights of `KeepBest`.
 
     `forward`, on the same variables, computes the logits in the model's place. With a `teacher` its
-    logits are learnt instead of the labels. Under a strategy what trains are `copies` of model and
-    forward, made in its scope; after each epoch the model gets their weights.
+    logits are learnt instead of the labels, and nothing is dropped: they need not be kept from
+    being learnt by heart. Under a strategy what trains are `copies` of model and forward, made in
+    its scope; after each epoch the model gets their weights.
     """
     directory.mkdir(parents=True, exist_ok=True)
     forward = forward or model
@@ -215,7 +146,7 @@ def fit(
         optimizer.build(trained.trainable_variables)
     history = callbacks.HistoryCsv(directory / "history.csv")
     keep_best = callbacks.KeepBest(model, history, schedule.patience, data.people_validate)
-    made_from = _made_from(model, data, loss, schedule)
+    made_from = _made_from(model, data, loss, schedule, teacher)
     resume = callbacks.Resume(
         directory / "checkpoint.npz", made_from, model, optimizer, history, keep_best
     )
@@ -238,7 +169,7 @@ def fit(
         with workers.scope():
             trainer = MonitoredModel(inputs=computing.inputs, outputs=computing.outputs)
             trainer.compile(optimizer, loss.build(), teacher)
-        with dropout.by_step(computing, data.seed, optimizer.iterations):
+        with _dropout(computing, data.seed, optimizer, teacher):
             trainer.fit(
                 _stream(data, loss, pools, first_epoch, schedule.epochs),
                 steps_per_epoch=data.steps,
@@ -271,12 +202,15 @@ def _watchers(
     ]
 
 
-def _with_whole_batch(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """A copy of a layer whose statistics are of the whole batch, not of a replica's part of it."""
-    config = layer.get_config()
-    if isinstance(layer, keras.layers.BatchNormalization):
-        config["synchronized"] = tf.distribute.get_strategy().num_replicas_in_sync > 1
-    return layer.__class__.from_config(config)
+def _dropout(
+    model: keras.Model,
+    seed: int,
+    optimizer: keras.optimizers.Optimizer,
+    teacher: keras.Model | None,
+) -> contextlib.AbstractContextManager:
+    if teacher is not None:
+        return dropout.none(model)
+    return dropout.by_step(model, seed, optimizer.iterations)
 
 
 def _restored(
@@ -299,14 +233,22 @@ def _restored(
     return epochs
 
 
-def _made_from(model: keras.Model, data: TrainingData, loss: LossConfig, schedule: Schedule) -> str:
+def _made_from(
+    model: keras.Model,
+    data: TrainingData,
+    loss: LossConfig,
+    schedule: Schedule,
+    teacher: keras.Model | None,
+) -> str:
     """All that decides what a training learns, but the weights that it starts from."""
+    taught = b"".join(weight.tobytes() for weight in teacher.get_weights()) if teacher else b""
     rooms = b"" if data.impulse_responses is None else data.impulse_responses.tobytes()
     # Not names: Keras counts them up in a process.
     shapes = [tuple(weight.shape) for weight in model.weights]
     negatives = data.negatives and (data.negatives.config, len(data.negatives.windows))
     settings = (data.frontend, data.augment, data.config, data.seed, negatives, loss, schedule)
-    return repr((shapes, data.shards.directory.name, hashlib.sha256(rooms).digest(), *settings))
+    digests = [hashlib.sha256(content).digest() for content in (rooms, taught)]
+    return repr((shapes, data.shards.directory.name, *digests, *settings))
 
 
 def _metrics(
