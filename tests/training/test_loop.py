@@ -188,29 +188,6 @@ def test_a_training_that_diverges_says_which_flag_mends_it(tiny_model, training_
         fp32_stage.train(tiny_model, training_data, LossConfig(), config, tmp_path)
 
 
-def test_prior_bias_starts_a_model_at_the_share_of_its_wake_word(tiny_model):
-    targets = np.asarray([0] * 9 + [-1] * 89)
-    fp32_stage.set_prior_bias(tiny_model, targets, 1)
-    # By hand: (9 + 1) / (98 + 2) = 0.1.
-    assert tf.sigmoid(tiny_model.layers[-1].bias).numpy() == pytest.approx(0.1, rel=1e-5)
-
-
-def test_prior_bias_can_be_left_out(tiny_model, training_data, tmp_path, monkeypatch):
-    biases = []
-
-    def record(model, *_, **__):
-        biases.append(float(model.layers[-1].bias.numpy()[0]))
-
-    monkeypatch.setattr(loop, "fit", record)
-    for prior_bias in (True, False):
-        model = copy_of(tiny_model)
-        fp32_stage.train(
-            model, training_data, LossConfig(), TrainConfig(prior_bias=prior_bias), tmp_path
-        )
-    # 8 of 22 training clips are positive: log((8 + 1) / (22 - 8 + 1)).
-    assert biases == [pytest.approx(np.log(9 / 15), rel=1e-5), 0.0]
-
-
 def test_class_weights_balance_positives_and_negatives_and_keep_the_mean(training_data):
     clips = training_data.shards.clips["train"]
     labels = np.asarray([[clip.target == 0] for clip in clips], np.float32)
@@ -263,6 +240,9 @@ def test_bce_is_focal_loss_at_gamma_zero():
         (TrainConfig, {"patience": 0}, "`patience`"),
         (TrainConfig, {"learning_rate": 0.0}, "`learning_rate`"),
         (TrainConfig, {"weight_decay": -1.0}, "`weight_decay`"),
+        (TrainConfig, {"teachers": -1}, "`teachers`"),
+        (TrainConfig, {"teachers": 1}, "`teachers`"),
+        (TrainConfig, {"teacher_epochs": -1}, "`teacher_epochs`"),
         (DataConfig, {"batch": 0}, "`batch`"),
         (DataConfig, {"echo": 0}, "`echo`"),
         (DataConfig, {"shuffle": 0}, "`shuffle`"),
@@ -276,15 +256,6 @@ def test_a_value_out_of_range_names_its_flag(config, values, flag):
 
 def test_a_training_writes_for_tensorboard(whole):
     assert list((whole[2] / "tensorboard").rglob("events.out.tfevents.*"))
-
-
-def test_targets_of_several_wake_words_each_get_their_bias():
-    inputs = keras.layers.Input((4,))
-    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
-    fp32_stage.set_prior_bias(model, np.asarray([0, 0, 1, -1]), 2)
-    # By hand: (2 + 1) / 6 and (1 + 1) / 6.
-    expected = [np.log(0.5 / 0.5), np.log((1 / 3) / (2 / 3))]
-    np.testing.assert_allclose(model.layers[-1].bias.numpy(), expected, atol=1e-6)
 
 
 @pytest.fixture

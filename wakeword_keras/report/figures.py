@@ -25,8 +25,6 @@ MOST_LABELS = 15
 """Labels that the page shows of the confusables; report.json holds all."""
 # The curves of the other two lie on those of FP32 and INT8.
 _CURVE_MODELS = (FP32, INT8_PTQ, INT8)
-
-
 _HISTORIES = {"teacher": "fp32/teacher_1", "FP32": "fp32", "QAT": "qat"}
 
 

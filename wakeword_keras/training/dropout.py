@@ -4,16 +4,17 @@ Keras draws from generators whose state no checkpoint holds, so a training that 
 with other draws than one that was not. And none, for a model that learns from a teacher.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import tensorflow as tf
 import tf_keras as keras
 from tf_keras import layers
 
 
-@contextmanager
-def by_step(model: keras.Model, seed: int, step: tf.Variable) -> Iterator[None]:
+def by_step(
+    model: keras.Model, seed: int, step: tf.Variable
+) -> contextlib.AbstractContextManager[None]:
     """Within the block, what `layers.Dropout` drops is a function of seed, layer and step.
 
     Functions that call the model have to be traced within it.
@@ -23,39 +24,30 @@ def by_step(model: keras.Model, seed: int, step: tf.Variable) -> Iterator[None]:
       seed: of the training.
       step: int64 variable, the optimizer's `iterations`.
     """
-    dropouts = _dropouts(model)
-    for number, layer in enumerate(dropouts):
-        # Not a layer in its place: each other one would belong to two models.
-        layer.call = _stateless(layer.rate, seed * 100_003 + number, step)
-    with _calls_given_back(dropouts):
-        yield
+    return _calling(model, lambda number, rate: _stateless(rate, seed * 100_003 + number, step))
 
 
-@contextmanager
-def none(model: keras.Model) -> Iterator[None]:
+def none(model: keras.Model) -> contextlib.AbstractContextManager[None]:
     """Within the block, `layers.Dropout` drops nothing; as `by_step`."""
-    dropouts = _dropouts(model)
-    for layer in dropouts:
-        layer.call = lambda inputs, training=None: inputs
-    with _calls_given_back(dropouts):
-        yield
+    return _calling(model, lambda number, rate: lambda inputs, training=None: inputs)
 
 
-@contextmanager
-def _calls_given_back(changed: list[keras.layers.Layer]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for layer in changed:
-            del layer.call
-
-
-def _dropouts(model: keras.Model) -> list[keras.layers.Layer]:
-    return [
+@contextlib.contextmanager
+def _calling(model: keras.Model, call_of: Callable[[int, float], Callable]) -> Iterator[None]:
+    """Within the block, each dropout layer computes what its number and rate have it compute."""
+    dropouts = [
         layer
         for layer in model.layers
         if type(layer) is layers.Dropout and layer.noise_shape is None
     ]
+    for number, layer in enumerate(dropouts):
+        # Not a layer in its place: each other one would belong to two models.
+        layer.call = call_of(number, layer.rate)
+    try:
+        yield
+    finally:
+        for layer in dropouts:
+            del layer.call
 
 
 def _stateless(rate: float, seed: int, step: tf.Variable) -> Callable:

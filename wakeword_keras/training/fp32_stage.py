@@ -82,7 +82,19 @@ def train(
         judges, writes, and ends with the weights that are kept.
     """
     teacher = _teacher(model, data, loss, config, directory, workers) if config.teachers else None
-    _fit(model, data, loss, config, directory, workers, teacher)
+    if config.prior_bias:
+        set_prior_bias(model, data.targets(), len(data.shards.wake_words))
+    schedule = loop.Schedule(
+        config.epochs, config.learning_rate, config.weight_decay, config.patience
+    )
+
+    def copies() -> tuple[keras.Model, keras.Model]:
+        copy = keras.models.clone_model(model, clone_function=_with_whole_batch)
+        return copy, copy
+
+    loop.fit(
+        model, data, loss, schedule, directory, copies=copies, teacher=teacher, workers=workers
+    )
 
 
 def mean_of(models: Sequence[keras.Model]) -> keras.Model:
@@ -115,7 +127,7 @@ def _teacher(
     workers: Workers,
 ) -> keras.Model:
     """The mean of models like this one that have learnt the labels."""
-    config = replace(config, epochs=config.teacher_epochs or config.epochs)
+    alone = replace(config, teachers=0, epochs=config.teacher_epochs or config.epochs)
     members = []
     for number in range(1, config.teachers + 1):
         say(f"teacher {number} of {config.teachers} learns the labels")
@@ -123,34 +135,10 @@ def _teacher(
         # An interrupted stage begins its next teacher with the weights it would have had.
         keras.utils.set_random_seed(own.seed)
         member = keras.models.clone_model(model)
-        _fit(member, own, loss, config, directory / f"teacher_{number}", workers)
+        train(member, own, loss, alone, directory / f"teacher_{number}", workers)
         workers.share_variables(member.weights)
         members.append(member)
     return mean_of(members)
-
-
-def _fit(
-    model: keras.Model,
-    data: loop.TrainingData,
-    loss: loop.LossConfig,
-    config: TrainConfig,
-    directory: Path,
-    workers: Workers,
-    teacher: keras.Model | None = None,
-) -> None:
-    if config.prior_bias:
-        set_prior_bias(model, data.targets(), len(data.shards.wake_words))
-    schedule = loop.Schedule(
-        config.epochs, config.learning_rate, config.weight_decay, config.patience
-    )
-
-    def copies() -> tuple[keras.Model, keras.Model]:
-        copy = keras.models.clone_model(model, clone_function=_with_whole_batch)
-        return copy, copy
-
-    loop.fit(
-        model, data, loss, schedule, directory, copies=copies, teacher=teacher, workers=workers
-    )
 
 
 def _with_whole_batch(layer: keras.layers.Layer) -> keras.layers.Layer:

@@ -1,6 +1,5 @@
 """The one training loop, of the FP32 stage and of QAT."""
 
-import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -169,7 +168,12 @@ def fit(
         with workers.scope():
             trainer = MonitoredModel(inputs=computing.inputs, outputs=computing.outputs)
             trainer.compile(optimizer, loss.build(), teacher)
-        with _dropout(computing, data.seed, optimizer, teacher):
+        dropping = (
+            dropout.none(computing)
+            if teacher is not None
+            else dropout.by_step(computing, data.seed, optimizer.iterations)
+        )
+        with dropping:
             trainer.fit(
                 _stream(data, loss, pools, first_epoch, schedule.epochs),
                 steps_per_epoch=data.steps,
@@ -200,17 +204,6 @@ def _watchers(
         *kept,
         keras.callbacks.TensorBoard(str(directory / "tensorboard"), write_graph=False),
     ]
-
-
-def _dropout(
-    model: keras.Model,
-    seed: int,
-    optimizer: keras.optimizers.Optimizer,
-    teacher: keras.Model | None,
-) -> contextlib.AbstractContextManager:
-    if teacher is not None:
-        return dropout.none(model)
-    return dropout.by_step(model, seed, optimizer.iterations)
 
 
 def _restored(
