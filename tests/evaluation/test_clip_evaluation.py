@@ -64,7 +64,8 @@ def test_identical_models_have_no_quantization_error(words):
 
 
 def test_every_number_by_hand():
-    # 100 negatives at 0.00 ... 0.99 on validation: 1 % may fire, so the threshold is 0.985.
+    # 100 negatives at 0.00 ... 0.99 on validation: 1 % fires at 0.985, in the mean of draws, which
+    # repeat some and lack others, between 0.97 and 0.98.
     ladder = np.arange(100)[:, np.newaxis] / 100
     validation = make_scores(np.concatenate([ladder, [[5.0]]]), [-1] * 100 + [0])
     labels = [0] * 8 + [-1] * 12
@@ -75,7 +76,7 @@ def test_every_number_by_hand():
     int8[8] += 0.25  # no decision changes
     test = make_scores(fp32, labels, int8=int8)
     report = run(validation, test)
-    assert report.models["fp32"].threshold == pytest.approx(0.985, abs=1e-6)
+    assert report.models["fp32"].threshold == pytest.approx(0.975, abs=1e-6)
     assert report.models["fp32"].accuracy == 18 / 20
     assert report.models["int8"].accuracy == 18 / 20
     # fp32: the false accept at 1.0 lies under 2.0, so 7 of 8 are found without any false positive.

@@ -36,51 +36,52 @@ def test_det_curve_is_sklearns_roc_curve(clips):
     np.testing.assert_array_equal(curve.thresholds, thresholds)
 
 
-@given(scored_clips(), st.sampled_from([0.0, 0.01, 0.1, 0.29, 0.5, 1.0]))
-def test_recall_is_the_best_of_sklearns_points_within_budget(clips, fpr):
-    scores, labels = clips
-    rates, recall, _ = roc_curve(labels, scores, drop_intermediate=False)
-    expected = recall[rates <= fpr].max()
-    got = detection.recall_at_false_positive_rate(scores, labels, fpr)
-    assert got == pytest.approx(expected, abs=1e-12)
+@given(scored_clips(), st.integers(0, 40))
+def test_a_threshold_midway_decides_as_the_one_it_replaces(clips, place):
+    scores, _ = clips
+    threshold = float(np.sort(scores)[place % scores.size])
+    midway = detection.midway(scores, threshold)
+    np.testing.assert_array_equal(scores >= midway, scores > threshold)
 
 
-@given(scored_clips(), st.sampled_from([0.0, 0.01, 0.1, 0.29, 0.5, 1.0]))
-def test_threshold_keeps_the_budget_and_reaches_the_recall(clips, fpr):
-    scores, labels = clips
-    threshold = detection.threshold_for_false_positive_rate(scores, labels, fpr)
-    fires = scores >= threshold
-    assert fires[labels == 0].mean() <= fpr
-    assert fires[labels == 1].mean() == pytest.approx(
-        detection.recall_at_false_positive_rate(scores, labels, fpr), abs=1e-12
-    )
-    lower = scores[scores < threshold]
-    if lower.size:  # one distinct score lower breaks the budget
-        assert (scores >= lower.max())[labels == 0].mean() > fpr
-
-
-def test_threshold_stands_midway():
+def test_a_threshold_stands_midway():
     scores = np.array([0.0, 1.0, 2.0, 4.0, 5.0])
-    labels = np.array([0, 0, 0, 1, 1])
-    assert detection.threshold_for_false_positive_rate(scores, labels, 0.0) == 3.0
-    assert detection.threshold_for_false_positive_rate(scores, labels, 0.34) == 1.5
-    assert detection.threshold_for_false_positive_rate(scores, labels, 1.0) == 0.0
+    assert detection.midway(scores, 2.1) == 3.0
+    assert detection.midway(scores, 1.0) == 1.5
+    assert detection.midway(scores.astype(np.float32), 5.0) > 5.0
 
 
-def test_threshold_between_neighbouring_float32_still_separates():
+def test_a_threshold_between_neighbouring_float32_still_separates():
     low = np.float32(1.0)
-    high = np.nextafter(low, np.float32(2))
-    scores, labels = np.array([low, high]), np.array([0, 1])
-    threshold = detection.threshold_for_false_positive_rate(scores, labels, 0.0)
-    np.testing.assert_array_equal(scores >= threshold, [False, True])
+    scores = np.array([low, np.nextafter(low, np.float32(2))])
+    np.testing.assert_array_equal(scores >= detection.midway(scores, 1.0), [False, True])
 
 
-def test_threshold_lies_above_a_negative_that_scores_highest():
-    scores = np.array([1.0, 2.0], np.float32)
-    threshold = detection.threshold_for_false_positive_rate(scores, [1, 0], 0.01)
-    assert threshold > 2.0
-    assert not (scores >= threshold).any()
-    assert detection.recall_at_false_positive_rate(scores, [1, 0], 0.01) == 0.0
+@given(scored_clips(), st.sampled_from([0.0, 0.01, 0.1, 0.29, 0.5, 1.0]), st.integers(0, 2**31))
+@settings(max_examples=50)
+def test_resampled_thresholds_are_those_of_the_repeated_negatives(clips, fpr, seed):
+    scores, labels = clips
+    speakers = np.random.default_rng(seed).choice(["a", "b", "c", "d", ""], scores.size)
+    resamples = intervals.resample_speakers(speakers, 5, seed)
+    drawn = detection.resampled_thresholds(scores, labels, fpr, resamples)
+    for draw, threshold in zip(resamples.draws, drawn, strict=True):
+        times = draw[resamples.unit_of_clip].astype(int)
+        negatives = np.repeat(scores[labels == 0], times[labels == 0])
+        if not negatives.size:
+            assert np.isnan(threshold)
+            continue
+        # Midway between two that differ; equal ones, or rounding, leave no room to be stricter.
+        assert np.mean(negatives > threshold + 1e-9) <= fpr
+        lower = negatives[negatives < threshold - 1e-9]
+        if lower.size:
+            assert np.mean(negatives >= lower.max()) > fpr
+
+
+def test_resampled_thresholds_by_hand():
+    scores, labels = np.append(np.arange(100.0), 1000.0), np.append(np.zeros(100), 1)
+    once = intervals.Resamples(np.arange(101), np.ones((1, 101)))
+    for fpr, expected in ((0.0, 99.0), (0.01, 98.5), (0.29, 70.5), (1.0, 0.0)):
+        assert detection.resampled_thresholds(scores, labels, fpr, once) == [expected]
 
 
 def test_budget_of_29_in_100_is_29_despite_rounding():
@@ -136,7 +137,9 @@ def test_degenerate_input_is_one_clear_line(scores, labels, message):
         detection.roc_auc,
         detection.det_curve,
         lambda s, y: detection.recall_at_false_positive_rate(s, y, 0.01),
-        lambda s, y: detection.threshold_for_false_positive_rate(s, y, 0.01),
+        lambda s, y: detection.resampled_thresholds(
+            s, y, 0.01, intervals.resample_speakers(["a", "b"])
+        ),
     ):
         with pytest.raises(ValueError, match=message) as error:
             metric(scores, labels)

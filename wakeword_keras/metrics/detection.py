@@ -134,34 +134,28 @@ def recall_at_false_positive_rate(scores: ArrayLike, labels: ArrayLike, fpr: flo
     return float(_ranking(positives, negatives, fpr).recall)
 
 
-def threshold_for_false_positive_rate(scores: ArrayLike, labels: ArrayLike, fpr: float) -> float:
-    """Lowest threshold that keeps the measured false-positive rate at or under `fpr`.
+def midway(scores: ArrayLike, threshold: float) -> float:
+    """The threshold midway between the scores around another, all of which decide as they do there.
 
-    It stands midway to the next lower distinct score: small shifts of scores change no decision.
+    Small shifts of scores change no decision then. A score that equals the threshold lies below.
 
     Args:
-      scores, labels: float and 0/1 or bool, both [clips].
-      fpr: allowed false-positive rate in [0, 1].
+      scores: float [clips].
+      threshold: at least the lowest score.
 
     Returns:
       Threshold in units of the scores and exact in their dtype, for `score >= threshold`: just
-      above the highest score if no score may fire, the lowest score if all may.
-
-    Raises:
-      ValueError: on degenerate input.
+      above the highest score if that lies below `threshold`.
     """
-    values, flags = _checked(scores, labels, fpr)
-    distinct, _, negatives = _fired_counts(values, flags)
-    # Compared as a ratio: 0.29 * 100 is below 29, 29 / 100 is 0.29.
-    firing = int(np.count_nonzero(negatives / negatives[-1] <= fpr))
-    if firing == 0:
-        return float(np.nextafter(distinct[0], np.asarray(np.inf, distinct.dtype)))
-    if firing == distinct.size:
-        return float(distinct[-1])
-    above, below = distinct[firing - 1], distinct[firing]
-    midway = below / 2 + above / 2
+    distinct = np.unique(np.asarray(scores))
+    place = int(np.searchsorted(distinct, threshold, side="right"))
+    below = distinct[place - 1]
+    if place == distinct.size:
+        return float(np.nextafter(below, np.asarray(np.inf, distinct.dtype)))
+    above = distinct[place]
+    between = below / 2 + above / 2
     # Neighbouring floats have nothing between them.
-    return float(midway if below < midway <= above else above)
+    return float(between if below < between <= above else above)
 
 
 def delta_miss_rate_at_equal_false_accepts(
@@ -205,3 +199,31 @@ def resampled_ranking(
     positives = intervals.resampled_counts(column, columns, flags.astype(np.float64), resamples)
     negatives = intervals.resampled_counts(column, columns, (~flags).astype(np.float64), resamples)
     return _ranking(np.cumsum(positives, axis=1), np.cumsum(negatives, axis=1), fpr)
+
+
+def resampled_thresholds(
+    scores: ArrayLike, labels: ArrayLike, fpr: float, resamples: intervals.Resamples
+) -> Float64s:
+    """Thresholds for a false-positive rate under every draw of speakers.
+
+    Each is midway from the last negative that may fire to the first that may not, or the highest
+    where none may. Positives have no part in it: the next score above may be a far one of theirs.
+
+    Args, Raises: as in `resampled_ranking`.
+
+    Returns:
+      float64 [resamples]; NaN where a draw holds no negative.
+    """
+    values, flags = _checked(scores, labels, fpr)
+    falling = np.argsort(-values[~flags])
+    negatives = values[~flags][falling].astype(np.float64)
+    unit = resamples.unit_of_clip[~flags][falling]
+    thresholds = np.full(len(resamples.draws), np.nan)
+    for i, draw in enumerate(resamples.draws):
+        firing = np.cumsum(draw[unit])
+        if firing[-1]:
+            # Not 28 of 100 at a rate of 0.29, whose product is below 29.
+            allowed = int(fpr * firing[-1] + 1e-9)
+            places = np.searchsorted(firing, [max(allowed, 1), min(allowed + 1, firing[-1])])
+            thresholds[i] = negatives[places].mean()
+    return thresholds
