@@ -238,6 +238,12 @@ def test_the_flags_of_a_run_are_key_flags_of_the_tool():
         (["--data_dir=x", "--wake_words=a", "--gamma=-1"], "--gamma .*-1"),
         (["--data_dir=x", "--wake_words=a", "--calibration_clips=0"], "--calibration_clips=0"),
         (["--data_dir=x", "--wake_words=a", "--average_ms=0"], "--average_ms=0"),
+        (["--data_dir=x", "--wake_words=a", "--members=0"], "--members=0"),
+        (["--data_dir=x", "--wake_words=a", "--members=2"], "--members=2: ds_cnn has one"),
+        (
+            ["--wake_phrase=a", "--model=mixed_conv_small", "--members=2", "--teachers=2"],
+            "--members=2 and --teachers=2",
+        ),
         (["--data_dir=x", "--wake_words=a", "--test_percent=95"], "--test_percent=95"),
         (["--data_dir=x", "--wake_words=a", "--frontend_kind=mfcc"], "mfcc.* micro, log_mel"),
     ],

@@ -33,6 +33,7 @@ def streaming_run(stream_run, tmp_path_factory):
         stream_run,
         run_dir=str(root / "run"),
         model="mixed_conv_small",
+        members=2,
         target="esphome",
         max_false_accepts_per_hour=3600.0,
         corpus=CorpusConfig(wake_words=("yes",), clip_ms=1000),
@@ -43,6 +44,7 @@ def streaming_run(stream_run, tmp_path_factory):
         "ambient_dir": config.ambient_dir[0],
         "wake_words": "yes",
         "model": config.model,
+        "members": config.members,
         "target": config.target,
         "max_false_accepts_per_hour": config.max_false_accepts_per_hour,
     }

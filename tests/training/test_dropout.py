@@ -20,6 +20,10 @@ def model():
 
 def outputs(model, seed=1, step=0):
     model.get_layer("norm").trainable = False  # so that a call changes nothing
+    return outputs_of(model, seed, step)
+
+
+def outputs_of(model, seed=1, step=0):
     with dropout.by_step(model, seed, tf.Variable(step, dtype=tf.int64)):
         return [x.numpy() for x in model(tf.ones((4, 500)), training=True)]
 
@@ -48,6 +52,18 @@ def test_layers_weights_and_inference_stay_those_of_the_model(model):
     assert all(len(layer.inbound_nodes) == 1 for layer in model.layers)
     for a, b in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_models_within_a_model_drop_each_its_own():
+    inputs = keras.Input((500,))
+    members = []
+    for number in range(2):
+        x = keras.Input((500,))
+        members.append(keras.Model(x, layers.Dropout(RATE)(x), name=f"member{number}"))
+    first, second = outputs_of(keras.Model(inputs, [member(inputs) for member in members]))
+    again, _ = outputs_of(keras.Model(inputs, [member(inputs) for member in members]))
+    assert (first != second).any()
+    np.testing.assert_array_equal(first, again)
 
 
 def test_behind_the_block_dropout_is_keras_own(model):

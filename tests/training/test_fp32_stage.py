@@ -4,6 +4,8 @@ import tensorflow as tf
 import tf_keras as keras
 from test_loop import copy_of, epochs_in
 
+from wakeword_keras.metrics import detection
+from wakeword_keras.models import mixed_conv
 from wakeword_keras.training import callbacks, fp32_stage, loop, weights, workers
 from wakeword_keras.training.fp32_stage import TrainConfig
 from wakeword_keras.training.loop import LossConfig
@@ -112,6 +114,61 @@ def test_a_strategy_teaches_what_one_device_does(taught, training_data, tmp_path
     fp32_stage.train(mirrored, *args)
     for a, b in zip(finished.get_weights(), mirrored.get_weights(), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+
+
+def small_mixed_conv(data, members=1):
+    frames = data.frontend.num_frames(data.shards.clip_samples)
+    sizes = {"kernels": ((3,), (2, 3)), "filters": 6, "first_filters": 5, "head_rows": 3}
+    return mixed_conv.mixed_conv(frames, 40, 1, members, **sizes)
+
+
+def train_members(data, directory, group=workers.ALONE):
+    """A model of two members that are trained: (the model, its members)."""
+    keras.utils.set_random_seed(5)
+    model, members = small_mixed_conv(data, 2), [small_mixed_conv(data) for _ in range(2)]
+    config = TrainConfig(epochs=2, learning_rate=0.01)
+    fp32_stage.train(model, data, LossConfig(), config, directory, group, members)
+    return model, members
+
+
+def test_a_model_of_members_is_their_mean_and_is_judged_as_that(training_data, tmp_path):
+    model, members = train_members(training_data, tmp_path)
+    features = training_data.validation[0].features
+    logits = [member(features).numpy() for member in members]
+    assert np.abs(logits[0] - logits[1]).max() > 0.01
+    np.testing.assert_allclose(model(features).numpy(), np.mean(logits, 0), rtol=1e-4, atol=1e-5)
+    positive = training_data.validation[0].one_hot(1)[:, 0]
+    auc = detection.roc_auc(np.mean(logits, axis=0)[:, 0], positive)
+    assert float(column(tmp_path, "val_auc")[-1]) == pytest.approx(auc, abs=1e-6)
+
+
+def test_members_that_were_killed_go_on_as_if_they_had_not_been(
+    training_data, tmp_path, monkeypatch
+):
+    class Killed(Exception):
+        pass
+
+    def kill(resume, epoch, logs=None):
+        original(resume, epoch, logs)
+        raise Killed
+
+    finished, _ = train_members(training_data, tmp_path / "whole")
+    original = callbacks.Resume.on_epoch_end
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Resume, "on_epoch_end", kill)
+        with pytest.raises(Killed):
+            train_members(training_data, tmp_path / "killed")
+    resumed, _ = train_members(training_data, tmp_path / "killed")
+    for a, b in zip(finished.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_strategy_trains_the_members_that_one_device_does(training_data, tmp_path):
+    alone, _ = train_members(training_data, tmp_path / "alone")
+    mirrored, _ = train_members(training_data, tmp_path / "mirrored", workers.join("mirrored"))
+    for a, b in zip(alone.get_weights(), mirrored.get_weights(), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
 
 
 def test_prior_bias_starts_a_model_at_the_share_of_its_wake_word(tiny_model):

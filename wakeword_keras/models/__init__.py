@@ -63,13 +63,14 @@ class Description:
         )
 
 
-def describe(name: str, channels: int = 40, wake_words: int = 1) -> Description:
+def describe(name: str, channels: int = 40, wake_words: int = 1, members: int = 1) -> Description:
     """Describe a streaming architecture; times are those of a 30 ms window each 10 ms.
 
     Args:
       name: a key of STREAMING.
       channels: of the features.
       wake_words: number of logits.
+      members: models side by side.
 
     Raises:
       InputError: the architecture does not stream.
@@ -77,7 +78,7 @@ def describe(name: str, channels: int = 40, wake_words: int = 1) -> Description:
     if name not in STREAMING:
         raise InputError(f"{name} does not stream: choose one of {', '.join(STREAMING)}")
     frames = STREAMING[name]
-    layers = ARCHITECTURES[name](frames, channels, wake_words).layers
+    layers = build(name, frames, channels, wake_words, members).layers
     kernels = [
         weights.shape
         for layer in layers
@@ -92,13 +93,15 @@ def describe(name: str, channels: int = 40, wake_words: int = 1) -> Description:
     return Description(name, frames, 10 * frames + 20, step, macs, macs + biases, macs + 4 * biases)
 
 
-def build(name: str, frames: int, channels: int, wake_words: int) -> keras.Model:
+def build(name: str, frames: int, channels: int, wake_words: int, members: int = 1) -> keras.Model:
     """Build an architecture by name.
 
     Args:
       name: a key of ARCHITECTURES.
       frames, channels: shape of the feature input, [batch, frames, channels].
       wake_words: number of sigmoid logits of the output, [batch, wake_words].
+      members: models side by side, whose mean logits are the model's; above 1 for a key of
+        STREAMING alone.
 
     Returns:
       An unbuilt-state (freshly initialised) functional model, float32 in, float32 logits out.
@@ -108,4 +111,8 @@ def build(name: str, frames: int, channels: int, wake_words: int) -> keras.Model
     """
     if name not in ARCHITECTURES:
         raise InputError(f"unknown model {name!r}: choose one of {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[name](frames, channels, wake_words)
+    if members == 1:
+        return ARCHITECTURES[name](frames, channels, wake_words)
+    if name not in STREAMING:
+        raise InputError(f"{name} has one member only: choose one of {', '.join(STREAMING)}")
+    return ARCHITECTURES[name](frames, channels, wake_words, members)

@@ -40,6 +40,8 @@ class RunConfig:
       cache_dir: decoded clips and features, shared by runs on the same recordings.
       model: architecture to train: ds_cnn, mobilenet_v3_small, mobilenet_v3_large, conformer_tiny,
         conformer_s; mixed_conv_small, mixed_conv_medium, mixed_conv_large, which run step by step.
+      members: models of the architecture that train together and ship as one, whose logit is their
+        mean, 1 or more; only of those that run step by step. A step of 4 costs 4 times as much.
       target: what the INT8 model is bundled for: tflite_micro, or esphome beside it (a streaming
         model, such as mixed_conv_small, with one wake word).
       max_false_accepts_per_hour: false accepts per hour allowed on the validation part of
@@ -61,6 +63,7 @@ class RunConfig:
     impulse_response_dir: str = ""
     cache_dir: str = "runs/cache"
     model: str = "ds_cnn"
+    members: int = 1
     target: str = "tflite_micro"
     max_false_accepts_per_hour: float = 0.5
     average_ms: int = StreamConfig.average_ms
@@ -100,12 +103,27 @@ class RunConfig:
             raise InputError(
                 f"`model`={self.model}: choose one of {', '.join(models.ARCHITECTURES)}"
             )
+        self._check_members()
         if self.target not in TARGETS:
             raise InputError(f"`target`={self.target}: choose one of {', '.join(TARGETS)}")
         if self.target == "esphome" and self.model not in models.STREAMING:
             raise InputError(
                 f"`target`=esphome: {self.model} does not stream: choose a `model` of "
                 f"{', '.join(models.STREAMING)}"
+            )
+
+    def _check_members(self) -> None:
+        if self.members < 1:
+            raise InputError(f"`members`={self.members}: must be at least 1")
+        if self.members > 1 and self.model not in models.STREAMING:
+            raise InputError(
+                f"`members`={self.members}: {self.model} has one only; choose a `model` of "
+                f"{', '.join(models.STREAMING)}"
+            )
+        if self.members > 1 and self.train.teachers:
+            raise InputError(
+                f"`members`={self.members} and `teachers`={self.train.teachers}: give one of them; "
+                "members that learn the same logits are one model several times"
             )
 
 

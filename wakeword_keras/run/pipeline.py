@@ -160,9 +160,11 @@ def _follow(config: RunConfig, workers: Workers) -> None:
     shards = corpus.shards_of(run, config)
     negatives = ambient_audio.negatives(run, config, shards)
     data = _training_data(run, config, shards, negatives)
-    fp32 = _build(config, shards)
+    fp32 = _build(config, shards, config.members)
     if "fp32" in stages:
-        fp32_stage.train(fp32, data, config.loss, config.train, path.parent / "fp32", workers)
+        members = _members(config, shards)
+        directory = path.parent / "fp32"
+        fp32_stage.train(fp32, data, config.loss, config.train, directory, workers, members)
     if "qat" in stages:
         workers.share_variables(fp32.weights)
         qat = fake_quantize.quantize(fp32, config.frontend.input_affine)
@@ -216,9 +218,16 @@ def _training_data(
     )
 
 
-def _build(config: RunConfig, shards: Shards) -> keras.Model:
+def _build(config: RunConfig, shards: Shards, members: int) -> keras.Model:
     frames = config.frontend.num_frames(shards.clip_samples)
-    return models.build(config.model, frames, config.frontend.channels, len(shards.wake_words))
+    words = len(shards.wake_words)
+    return models.build(config.model, frames, config.frontend.channels, words, members)
+
+
+def _members(config: RunConfig, shards: Shards) -> list[keras.Model]:
+    """The members that train in a model's place, none of a model that is its own."""
+    count = config.members if config.members > 1 else 0
+    return [_build(config, shards, 1) for _ in range(count)]
 
 
 def _fp32(
@@ -230,8 +239,8 @@ def _fp32(
 ) -> keras.Model:
     if config.model in models.STREAMING:
         shape = config.frontend.channels, len(shards.wake_words)
-        say(str(models.describe(config.model, *shape)))
-    model = _build(config, shards)
+        say(str(models.describe(config.model, *shape, config.members)))
+    model = _build(config, shards, config.members)
     run.once("fp32", lambda: _train(run, config, shards, negatives, model, workers))
     weights.load(model, run.directory / "fp32" / "weights.npz")
     return model
@@ -253,7 +262,8 @@ def _train(
             f"ambient audio: {negatives.windows.hours:.2f} h, all passes together; "
             f"{share} of the {config.data.batch} examples of a batch"
         )
-    fp32_stage.train(model, data, config.loss, config.train, path.parent, workers)
+    members = _members(config, shards)
+    fp32_stage.train(model, data, config.loss, config.train, path.parent, workers, members)
     weights.save(model, path)
 
 

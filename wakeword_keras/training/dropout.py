@@ -37,7 +37,7 @@ def _calling(model: keras.Model, call_of: Callable[[int, float], Callable]) -> I
     """Within the block, each dropout layer computes what its number and rate have it compute."""
     dropouts = [
         layer
-        for layer in model.layers
+        for layer in _layers(model)
         if type(layer) is layers.Dropout and layer.noise_shape is None
     ]
     for number, layer in enumerate(dropouts):
@@ -48,6 +48,12 @@ def _calling(model: keras.Model, call_of: Callable[[int, float], Callable]) -> I
     finally:
         for layer in dropouts:
             del layer.call
+
+
+def _layers(model: keras.Model) -> Iterator[layers.Layer]:
+    """The layers of a model, and of the models that it calls."""
+    for layer in model.layers:
+        yield from _layers(layer) if isinstance(layer, keras.Model) else (layer,)
 
 
 def _stateless(rate: float, seed: int, step: tf.Variable) -> Callable:

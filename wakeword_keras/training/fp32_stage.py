@@ -15,6 +15,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from wakeword_keras.errors import InputError
+from wakeword_keras.models import mixed_conv
 from wakeword_keras.progress import say
 from wakeword_keras.training import loop
 from wakeword_keras.training.losses import prior_bias
@@ -68,8 +69,12 @@ def train(
     config: TrainConfig,
     directory: Path,
     workers: Workers = ALONE,
+    members: Sequence[keras.Model] = (),
 ) -> None:
     """Train a float model; it ends with the weights that `KeepBest` keeps.
+
+    A model of several members is made of them when they have learnt: each learns the labels by
+    itself, on the batches of all, and their mean logits are judged.
 
     Args:
       model: functional Keras model from features to logits, changed in place.
@@ -80,30 +85,46 @@ def train(
         and on. A training that was interrupted goes on from its last whole epoch.
       workers: that train together. Each calls this with the same arguments; the chief alone
         judges, writes, and ends with the weights that are kept.
+      members: those of the model, freshly initialised; none for a model that learns itself.
     """
     teacher = _teacher(model, data, loss, config, directory, workers) if config.teachers else None
+    learners = list(members) or [model]
     if config.prior_bias:
-        set_prior_bias(model, data.targets(), len(data.shards.wake_words))
+        for learner in learners:
+            set_prior_bias(learner, data.targets(), len(data.shards.wake_words))
     schedule = loop.Schedule(
         config.epochs, config.learning_rate, config.weight_decay, config.patience
     )
 
     def copies() -> tuple[keras.Model, keras.Model]:
-        copy = keras.models.clone_model(model, clone_function=_with_whole_batch)
-        return copy, copy
+        return _whole(
+            [
+                keras.models.clone_model(learner, clone_function=_with_whole_batch)
+                for learner in learners
+            ]
+        )
 
+    whole, apart = _whole(learners)
     loop.fit(
-        model, data, loss, schedule, directory, copies=copies, teacher=teacher, workers=workers
+        whole,
+        data,
+        loss,
+        schedule,
+        directory,
+        copies=copies,
+        forward=apart,
+        judged=whole,
+        teacher=teacher,
+        workers=workers,
     )
+    if members:
+        mixed_conv.join(model, members)
 
 
 def mean_of(models: Sequence[keras.Model]) -> keras.Model:
     """A model whose logits are the mean of those of several models of one input shape."""
-    features = keras.layers.Input(models[0].input_shape[1:], name="features")
-    # Each has a name of its own in the whole, which one architecture's models have not.
-    named = [keras.Model(m.inputs, m.outputs, name=f"of_{i}") for i, m in enumerate(models, 1)]
-    logits = [model(features) for model in named]
-    return keras.Model(features, keras.layers.Average(name="mean")(logits), name="teachers")
+    features, logits = _logits_of(models)
+    return keras.Model(features, keras.layers.Average(name="mean")(logits), name="mean_of")
 
 
 def set_prior_bias(model: keras.Model, targets: np.ndarray, wake_words: int) -> None:
@@ -139,6 +160,21 @@ def _teacher(
         workers.share_variables(member.weights)
         members.append(member)
     return mean_of(members)
+
+
+def _whole(models: Sequence[keras.Model]) -> tuple[keras.Model, keras.Model]:
+    """What is judged, the mean logits, and what learns, all logits side by side."""
+    if len(models) == 1:
+        return models[0], models[0]
+    features, logits = _logits_of(models)
+    return mean_of(models), keras.Model(features, keras.layers.Concatenate(name="all")(logits))
+
+
+def _logits_of(models: Sequence[keras.Model]):
+    features = keras.layers.Input(models[0].input_shape[1:], name="features")
+    # Each has a name of its own in the whole, which one architecture's models have not.
+    named = [keras.Model(m.inputs, m.outputs, name=f"of_{i}") for i, m in enumerate(models, 1)]
+    return features, [model(features) for model in named]
 
 
 def _with_whole_batch(layer: keras.layers.Layer) -> keras.layers.Layer:

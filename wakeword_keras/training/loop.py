@@ -127,12 +127,15 @@ def fit(
     *,
     copies: Callable[[], tuple[keras.Model, keras.Model]],
     forward: keras.Model | None = None,
+    judged: keras.Model | None = None,
     teacher: keras.Model | None = None,
     workers: Workers = ALONE,
 ) -> None:
     """The training loop of both stages: resumable, logged, ending with the weights of `KeepBest`.
 
-    `forward`, on the same variables, computes the logits in the model's place. With a `teacher` its
+    `forward`, on the same variables, computes the logits in the model's place, those of an epoch's
+    judgement too unless `judged` does. Its logits may be several for each wake word, one of each
+    member of the model: each member learns all labels then. With a `teacher` its
     logits are learnt instead of the labels, and nothing is dropped: they need not be kept from
     being learnt by heart. Under a strategy what trains are `copies` of model and forward, made in
     its scope; after each epoch the model gets their weights.
@@ -159,7 +162,7 @@ def fit(
         watchers: list[keras.callbacks.Callback] = []
         if workers.is_chief:
             kept = [history, keep_best, resume]
-            watchers = _watchers(forward, data, loss, schedule, directory, pools, kept)
+            watchers = _watchers(judged or forward, data, loss, schedule, directory, pools, kept)
         if workers.strategy:
             pools.take(found)
             workers.share_variables([*model.weights, *optimizer.variables])

@@ -11,7 +11,8 @@ class MonitoredModel(keras.Model):
 
     Its batches are (features, labels, sample weights, groups), groups int32 [batch], numbers of
     EXAMPLES. It shares its layers with the model it is made of, which stays the one to save:
-    `MonitoredModel(inputs=model.inputs, outputs=model.outputs)`.
+    `MonitoredModel(inputs=model.inputs, outputs=model.outputs)`. Of several logits for each wake
+    word, [batch, members * wake_words] member by member, every one learns the labels.
 
     Compiled with a `teacher`, a model of the same input and output, it learns the teacher's logits:
     it minimises their mean squared difference (Ba and Caruana 2014, arXiv:1312.6184, section 2.2),
@@ -23,6 +24,7 @@ class MonitoredModel(keras.Model):
         features, labels, weights, groups = data
         with tf.GradientTape() as tape:
             logits = self(features, training=True)
+            labels = tf.tile(labels, [1, logits.shape[-1] // labels.shape[-1]])
             loss = self.compute_loss(features, labels, logits, weights)
         self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
         losses = self.loss.call(labels, logits) * weights
