@@ -229,16 +229,17 @@ def test_several_wake_words_each_count():
     assert float(metric.result()["hardest_tenth_weight"]) == pytest.approx(111.14, rel=1e-4)
 
 
-def test_of_two_members_each_learns_as_it_would_alone(batches):
-    features = keras.Input(plain_model().input_shape[1:])
-    alone, other = (frozen_norms(plain_model()) for _ in range(2))
-    other.set_weights([weight * 1.5 for weight in other.get_weights()])
-    first, second = frozen_norms(plain_model()), frozen_norms(plain_model())
-    second.set_weights(other.get_weights())
+@pytest.mark.parametrize("words", [1, 2])
+def test_of_two_members_each_learns_as_it_would_alone(batches, words):
+    data = batches.map(lambda x, y, w, g: (x, tf.concat([y, 1 - y], 1)[:, :words], w, g))
+    alone, other, first, second = (frozen_norms(plain_model(words)) for _ in range(4))
+    for model in (other, second):
+        model.set_weights([weight * 1.5 for weight in model.get_weights()])
     named = [keras.Model(m.inputs, m.outputs, name=f"of_{m.name}") for m in (first, second)]
+    features = keras.Input(alone.input_shape[1:])
     both = keras.Model(features, layers.Concatenate()([member(features) for member in named]))
     for model in (alone, other, both):
-        monitored(model).fit(batches, epochs=3, verbose=0)
+        monitored(model).fit(data, epochs=3, verbose=0)
     for mine, joint in ((alone, first), (other, second)):
         for a, b in zip(mine.get_weights(), joint.get_weights(), strict=True):
             np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4)
