@@ -7,7 +7,6 @@ python -m tools.describe runs/happy/esphome/wakeword.tflite hey_jarvis.tflite ..
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from wakeword_keras.tflite import convert, streaming
 def main(files: Sequence[str]) -> None:
     """Print a row for each file, or for each size."""
     if files:
-        print(footprint.table({Path(file).stem: footprint.measure(file) for file in files}))
+        print(footprint.table({file: footprint.measure(file) for file in files}))
         return
     found = {}
     for name in models.STREAMING:
