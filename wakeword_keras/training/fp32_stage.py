@@ -97,23 +97,19 @@ def train(
     )
 
     def copies() -> tuple[keras.Model, keras.Model]:
-        return _whole(
-            [
-                keras.models.clone_model(learner, clone_function=_with_whole_batch)
-                for learner in learners
-            ]
-        )
+        whole = _with_whole_batch
+        return _together([keras.models.clone_model(m, clone_function=whole) for m in learners])
 
-    whole, apart = _whole(learners)
+    mean, apart = _together(learners)
     loop.fit(
-        whole,
+        mean,
         data,
         loss,
         schedule,
         directory,
         copies=copies,
         forward=apart,
-        judged=whole,
+        judged=mean,
         teacher=teacher,
         workers=workers,
     )
@@ -123,8 +119,7 @@ def train(
 
 def mean_of(models: Sequence[keras.Model]) -> keras.Model:
     """A model whose logits are the mean of those of several models of one input shape."""
-    features, logits = _logits_of(models)
-    return keras.Model(features, keras.layers.Average(name="mean")(logits), name="mean_of")
+    return _together(models)[0]
 
 
 def set_prior_bias(model: keras.Model, targets: np.ndarray, wake_words: int) -> None:
@@ -162,19 +157,17 @@ def _teacher(
     return mean_of(members)
 
 
-def _whole(models: Sequence[keras.Model]) -> tuple[keras.Model, keras.Model]:
+def _together(models: Sequence[keras.Model]) -> tuple[keras.Model, keras.Model]:
     """What is judged, the mean logits, and what learns, all logits side by side."""
     if len(models) == 1:
         return models[0], models[0]
-    features, logits = _logits_of(models)
-    return mean_of(models), keras.Model(features, keras.layers.Concatenate(name="all")(logits))
-
-
-def _logits_of(models: Sequence[keras.Model]):
     features = keras.layers.Input(models[0].input_shape[1:], name="features")
     # Each has a name of its own in the whole, which one architecture's models have not.
     named = [keras.Model(m.inputs, m.outputs, name=f"of_{i}") for i, m in enumerate(models, 1)]
-    return features, [model(features) for model in named]
+    logits = [model(features) for model in named]
+    mean = keras.layers.Average(name="mean")(logits)
+    apart = keras.layers.Concatenate(name="apart")(logits)
+    return keras.Model(features, mean, name="mean_of"), keras.Model(features, apart, name="all_of")
 
 
 def _with_whole_batch(layer: keras.layers.Layer) -> keras.layers.Layer:
