@@ -32,7 +32,7 @@ class _Terminated(BaseException):
 
 _SIGNALS = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}
 _AGAIN_S = 0.01
-_ignored: list[int] = []  # signals whose exception Python could raise nowhere
+_received: list[int] = []  # signals: C code may drop their exception, or raise another in its place
 
 
 def run(main: Callable[[Sequence[str]], object]) -> None:
@@ -44,7 +44,9 @@ def run(main: Callable[[Sequence[str]], object]) -> None:
         code 1; an interrupt ends with 130 and SIGTERM with 143, as shells expect.
     """
     code: int | str | None = 0
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _raise)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not one that nohup ignores
+        signal.signal(signal.SIGINT, _raise)
     sys.unraisablehook = _send_again
     try:
         app.run(lambda argv: _guarded(main, argv[1:]), flags_parser=_parse)
@@ -73,8 +75,8 @@ def _guarded(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) 
     except (KeyboardInterrupt, _Terminated) as interrupt:
         _interrupted(_SIGNALS[type(interrupt)])
     except Exception as error:
-        if _ignored:  # the error is of what was left half done
-            _interrupted(_ignored[0])
+        if _received:  # the error is of what was left half done
+            _interrupted(_received[0])
         if isinstance(error, InputError):
             _fail(str(error))
         mend = _mend(error)
@@ -89,8 +91,9 @@ def _interrupted(number: int) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise _Terminated
+def _raise(number: int, _: object) -> NoReturn:
+    _received.append(number)
+    raise next(kind for kind, of in _SIGNALS.items() if of == number)
 
 
 def _send_again(unraisable: Any) -> None:
@@ -102,7 +105,6 @@ def _send_again(unraisable: Any) -> None:
     if number is None:
         sys.__unraisablehook__(unraisable)
         return
-    _ignored.append(number)
     threading.Timer(_AGAIN_S, os.kill, (os.getpid(), number)).start()
 
 

@@ -78,6 +78,15 @@ def test_an_unknown_flag_is_one_line_with_the_nearest_name(capsys):
 IN_A_CALLBACK = (
     "import ctypes, os; ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), 15) or sum(range(9)))()"
 )
+# TensorFlow's C code may put an error of its own in the place of the signal's exception.
+IN_A_CALL = """
+    import os, time
+    try:
+        os.kill(os.getpid(), {})
+        time.sleep(9)
+    except BaseException:
+        raise SystemError("bad argument to internal function") from None
+"""
 PROGRAM = """
 from tools import command
 from wakeword_keras import InputError
@@ -109,6 +118,8 @@ command.run(main)
             143,
             "interrupted: the same command goes on from here",
         ),
+        (IN_A_CALL.format(15), 143, "interrupted: the same command goes on from here"),
+        (IN_A_CALL.format(2), 130, "interrupted: the same command goes on from here"),
         ("raise ZeroDivisionError('ours')", 1, "ZeroDivisionError: ours"),
     ],
 )
