@@ -24,13 +24,6 @@ _FAULTS = {
     "folder where a file: name another",
 }
 _SEVERAL = {"comma separated list of strings": ", with commas between values", "string": ""}
-
-
-class _Terminated(BaseException):
-    """SIGTERM, as Ctrl-C is KeyboardInterrupt."""
-
-
-_SIGNALS = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}
 _AGAIN_S = 0.01
 _received: list[int] = []  # signals: C code may drop their exception, or raise another in its place
 
@@ -44,9 +37,9 @@ def run(main: Callable[[Sequence[str]], object]) -> None:
         code 1; an interrupt ends with 130 and SIGTERM with 143, as shells expect.
     """
     code: int | str | None = 0
-    signal.signal(signal.SIGTERM, _raise)
+    signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not one that nohup ignores
-        signal.signal(signal.SIGINT, _raise)
+        signal.signal(signal.SIGINT, _interrupt)
     sys.unraisablehook = _send_again
     try:
         app.run(lambda argv: _guarded(main, argv[1:]), flags_parser=_parse)
@@ -72,11 +65,11 @@ def _guarded(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) 
     logging.set_verbosity(logging.WARNING)
     try:
         main(arguments)
-    except (KeyboardInterrupt, _Terminated) as interrupt:
-        _interrupted(_SIGNALS[type(interrupt)])
-    except Exception as error:
-        if _received:  # the error is of what was left half done
-            _interrupted(_received[0])
+    except (KeyboardInterrupt, Exception) as error:
+        # After a signal, any other error is of what was left half done.
+        if _received or isinstance(error, KeyboardInterrupt):
+            print("interrupted: the same command goes on from here", file=sys.stderr)
+            sys.exit(128 + (_received[0] if _received else signal.SIGINT))
         if isinstance(error, InputError):
             _fail(str(error))
         mend = _mend(error)
@@ -86,14 +79,9 @@ def _guarded(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) 
         _fail(f"{name}: {mend}")
 
 
-def _interrupted(number: int) -> NoReturn:
-    print("interrupted: the same command goes on from here", file=sys.stderr)
-    sys.exit(128 + number)
-
-
-def _raise(number: int, _: object) -> NoReturn:
+def _interrupt(number: int, _: object) -> NoReturn:
     _received.append(number)
-    raise next(kind for kind, of in _SIGNALS.items() if of == number)
+    raise KeyboardInterrupt
 
 
 def _send_again(unraisable: Any) -> None:
@@ -101,11 +89,10 @@ def _send_again(unraisable: Any) -> None:
 
     Python cannot raise an exception through those: it prints and forgets it.
     """
-    number = _SIGNALS.get(unraisable.exc_type)
-    if number is None:
+    if not (_received and unraisable.exc_type is KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
         return
-    threading.Timer(_AGAIN_S, os.kill, (os.getpid(), number)).start()
+    threading.Timer(_AGAIN_S, os.kill, (os.getpid(), _received[-1])).start()
 
 
 def _mend(error: BaseException | None) -> str | None:

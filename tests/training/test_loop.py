@@ -26,6 +26,11 @@ def copy_of(model):
     return copy
 
 
+def alone(model):
+    """A model that learns and is judged itself, on one device."""
+    return loop.Models(model, model, model, copies=lambda: (model, model))
+
+
 def epochs_in(directory):
     with (directory / "history.csv").open(newline="") as file:
         return [{**row, "seconds": ""} for row in csv.DictReader(file)]
@@ -101,15 +106,8 @@ def test_nothing_is_dropped_for_a_model_that_has_a_teacher(training_data, tiny_m
     students = [copy_of(start), copy_of(plain)]
     schedule = loop.Schedule(2, 0.01, 0.0, 2)
     for student, name in zip(students, ("dropping", "plain"), strict=True):
-        loop.fit(
-            student,
-            training_data,
-            LossConfig(),
-            schedule,
-            tmp_path / name,
-            copies=None,
-            teacher=tiny_model,
-        )
+        args = (training_data, LossConfig(), schedule, tmp_path / name)
+        loop.fit(alone(student), *args, teacher=tiny_model)
     for a, b in zip(*(student.get_weights() for student in students), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -117,11 +115,11 @@ def test_nothing_is_dropped_for_a_model_that_has_a_teacher(training_data, tiny_m
 def test_a_training_is_not_resumed_by_another_teacher(training_data, tiny_model, tmp_path):
     schedule = loop.Schedule(1, 0.01, 0.0, 1)
     args = (training_data, LossConfig(), schedule, tmp_path)
-    loop.fit(copy_of(tiny_model), *args, copies=None, teacher=tiny_model)
+    loop.fit(alone(copy_of(tiny_model)), *args, teacher=tiny_model)
     other = copy_of(tiny_model)
     other.layers[-1].bias.assign([1.0])
     with pytest.raises(InputError, match="of a training with other settings"):
-        loop.fit(copy_of(tiny_model), *args, copies=None, teacher=other)
+        loop.fit(alone(copy_of(tiny_model)), *args, teacher=other)
 
 
 def test_a_finished_training_is_not_trained_on_but_gives_its_best_weights(

@@ -70,14 +70,5 @@ def finetune(
         copy = fake_quantize.quantize(fp32, data.frontend.input_affine)
         return copy, integer_model.device_model(copy, fp32)
 
-    loop.fit(
-        qat,
-        data,
-        loss,
-        schedule,
-        directory,
-        forward=exact,
-        teacher=fp32,
-        copies=copies,
-        workers=workers,
-    )
+    models = loop.Models(kept=qat, learning=exact, judged=exact, copies=copies)
+    loop.fit(models, data, loss, schedule, directory, teacher=fp32, workers=workers)

@@ -101,18 +101,8 @@ def train(
         return _together([keras.models.clone_model(m, clone_function=whole) for m in learners])
 
     mean, apart = _together(learners)
-    loop.fit(
-        mean,
-        data,
-        loss,
-        schedule,
-        directory,
-        copies=copies,
-        forward=apart,
-        judged=mean,
-        teacher=teacher,
-        workers=workers,
-    )
+    models = loop.Models(kept=mean, learning=apart, judged=mean, copies=copies)
+    loop.fit(models, data, loss, schedule, directory, teacher=teacher, workers=workers)
     if members:
         mixed_conv.join(model, members)
 

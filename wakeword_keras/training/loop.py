@@ -1,5 +1,6 @@
 """The one training loop, of the FP32 stage and of QAT."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,32 +119,44 @@ class Schedule:
     patience: int
 
 
+@dataclass(frozen=True)
+class Models:
+    """What a training has of its model, all on the same variables.
+
+    Attributes:
+      kept: takes part in checkpoints, and ends with the weights that `KeepBest` keeps.
+      learning: computes the logits that learn; where they are several for each wake word, one of
+        each member of the model, each member learns all labels.
+      judged: computes the logits that an epoch is judged by.
+      copies: makes kept and learning anew, in the scope of a strategy: they train in their place,
+        and after each epoch kept gets their weights.
+    """
+
+    kept: keras.Model
+    learning: keras.Model
+    judged: keras.Model
+    copies: Callable[[], tuple[keras.Model, keras.Model]]
+
+
 def fit(
-    model: keras.Model,
+    models: Models,
     data: TrainingData,
     loss: LossConfig,
     schedule: Schedule,
     directory: Path,
     *,
-    copies: Callable[[], tuple[keras.Model, keras.Model]],
-    forward: keras.Model | None = None,
-    judged: keras.Model | None = None,
     teacher: keras.Model | None = None,
     workers: Workers = ALONE,
 ) -> None:
     """The training loop of both stages: resumable, logged, ending with the weights of `KeepBest`.
 
-    `forward`, on the same variables, computes the logits in the model's place, those of an epoch's
-    judgement too unless `judged` does. Its logits may be several for each wake word, one of each
-    member of the model: each member learns all labels then. With a `teacher` its
-    logits are learnt instead of the labels, and nothing is dropped: they need not be kept from
-    being learnt by heart. Under a strategy what trains are `copies` of model and forward, made in
-    its scope; after each epoch the model gets their weights.
+    With a `teacher` its logits are learnt instead of the labels, and nothing is dropped: they need
+    not be kept from being learnt by heart.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    forward = forward or model
+    model = models.kept
     with workers.scope():
-        trained, computing = copies() if workers.strategy else (model, forward)
+        trained, learning = models.copies() if workers.strategy else (model, models.learning)
         optimizer = _optimizer(schedule, data.steps)
         optimizer.build(trained.trainable_variables)
     history = callbacks.HistoryCsv(directory / "history.csv")
@@ -162,21 +175,16 @@ def fit(
         watchers: list[keras.callbacks.Callback] = []
         if workers.is_chief:
             kept = [history, keep_best, resume]
-            watchers = _watchers(judged or forward, data, loss, schedule, directory, pools, kept)
+            watchers = _watchers(models.judged, data, loss, schedule, directory, pools, kept)
         if workers.strategy:
             pools.take(found)
             workers.share_variables([*model.weights, *optimizer.variables])
             trained.set_weights(model.get_weights())
             watchers = [CopyBack(trained, model), *watchers, FollowChief(workers, pools)]
         with workers.scope():
-            trainer = MonitoredModel(inputs=computing.inputs, outputs=computing.outputs)
+            trainer = MonitoredModel(inputs=learning.inputs, outputs=learning.outputs)
             trainer.compile(optimizer, loss.build(), teacher)
-        dropping = (
-            dropout.none(computing)
-            if teacher is not None
-            else dropout.by_step(computing, data.seed, optimizer.iterations)
-        )
-        with dropping:
+        with _dropping(learning, data.seed, optimizer.iterations, teacher):
             trainer.fit(
                 _stream(data, loss, pools, first_epoch, schedule.epochs),
                 steps_per_epoch=data.steps,
@@ -186,6 +194,12 @@ def fit(
                 verbose=0,
             )
     keep_best.restore()
+
+
+def _dropping(
+    model: keras.Model, seed: int, step: tf.Variable, teacher: keras.Model | None
+) -> contextlib.AbstractContextManager[None]:
+    return dropout.none(model) if teacher is not None else dropout.by_step(model, seed, step)
 
 
 def _watchers(
