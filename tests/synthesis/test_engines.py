@@ -13,7 +13,7 @@ from wakeword_keras.synthesis import engines
 from wakeword_keras.synthesis.config import SynthesisConfig
 from wakeword_keras.synthesis.corpus import synthesize
 from wakeword_keras.synthesis.engines import Formants, Kept, assign
-from wakeword_keras.synthesis.espeak import Espeak, Phoneme, Utterance
+from wakeword_keras.synthesis.espeak import Phoneme, Utterance
 from wakeword_keras.synthesis.voices import ACCENTS, VARIANTS
 
 TEXT = "okay smart mirror"
@@ -71,7 +71,7 @@ def test_no_speaker_of_an_engine_is_in_two_splits(tmp_path, count):
 
 def test_of_more_voices_than_an_engine_has_each_engine_gives_what_it_has(tmp_path):
     pytest.importorskip("espeakng_loader", reason="needs the extra [tts]")
-    every = tones(tmp_path, 904) | {"espeak": Formants(Espeak())}
+    every = tones(tmp_path, 904) | {"espeak": Formants()}
     voices = assign(every, SynthesisConfig(voices=904).voices, 0).voices
     assert len(set(voices["train"])) == 904
     held_out = voices["validation"] + voices["test"]

@@ -1,10 +1,12 @@
 import csv
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -138,6 +140,37 @@ def test_same_seed_gives_the_same_bytes_in_another_process_and_after_other_speec
     synthesize([PHRASE], str(tmp_path / "here"), TINY)
     assert contents(tmp_path / "again") == contents(corpus)
     assert contents(tmp_path / "here") == contents(corpus)
+
+
+def test_any_number_of_cores_makes_the_same_bytes(corpus, tmp_path, monkeypatch):
+    for cores in (1, 7):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        synthesize([PHRASE], str(tmp_path / str(cores)), TINY)
+        assert contents(tmp_path / str(cores)) == contents(corpus)
+
+
+def test_who_closes_the_clips_does_not_wait_for_the_rest(monkeypatch):
+    made = []
+
+    def make():
+        made.append(time.sleep(0.01))
+        return np.zeros(1)
+
+    jobs = [spoken_clips._Job("speech", "en-us+f1", "train", make)] * 10_000
+    monkeypatch.setattr(spoken_clips, "_jobs", lambda _: jobs)
+    found = spoken_clips.clips(studio())
+    next(found)
+    found.close()
+    assert 0 < len(made) < 1_000
+
+
+def test_what_espeak_says_hangs_on_its_draws_alone():
+    engine, voice = engines.Formants(), "en-us+f3"
+    first = engine.say(PHRASE, voice, 150.0, np.random.default_rng(1))
+    engine.say("something else", voice, 150.0, np.random.default_rng(2))
+    again = engine.say(PHRASE, voice, 150.0, np.random.default_rng(1))
+    assert again.audio.tobytes() == first.audio.tobytes()
+    assert again.phonemes == first.phonemes
 
 
 def test_another_seed_gives_other_clips(corpus, tmp_path):
@@ -433,10 +466,9 @@ def test_of_a_span_the_silence_at_its_ends_is_not_speech():
 
 def test_the_phrase_takes_as_long_as_people_take():
     """0.55 to 1.3 s of "smart mirror" by people (1st to 99th percentile of 369)."""
-    tts = espeak.Espeak()
     names = [name for names in voices.choose_voices(160, 0).values() for name in names]
     speaking = dataclasses.replace(
-        studio(), cast=Cast({}, dict.fromkeys(names, engines.Formants(tts)), 0.7, 15.0)
+        studio(), cast=Cast({}, dict.fromkeys(names, engines.Formants()), 0.7, 15.0)
     )
     line = lines.alone("smart mirror")[0]
     lasted = []

@@ -9,9 +9,12 @@ Levels are RMS in dB relative to full scale (dBFS, 0 = 32,768).
 
 import dataclasses
 import math
+import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import soxr
@@ -173,6 +176,11 @@ def _similar(studio: Studio, voice: str, phrase: Phrase) -> Signal:
     return _clip(studio, *_fitting(studio, voice, line))
 
 
+def _speech(studio: Studio, voice: str) -> Signal:
+    """A clip of other speech."""
+    return _clip(studio, *_other_speech(studio, voice))
+
+
 def _other_speech(studio: Studio, voice: str) -> tuple[Signal, int, int]:
     line = _negative_line(studio, voice, lambda: speech_line(studio.rng, studio.script))
     return _speak(studio, voice, line)
@@ -218,8 +226,33 @@ def _silence(studio: Studio, split: str, index: int) -> Signal:
     return noise_signals.to_dbfs(hiss, studio.rng.uniform(-88, -70))
 
 
-def clips(studio: Studio) -> Iterator[tuple[str, str, str, Signal]]:
-    """Label, speaker, split and signal of every file; noise in recordings of several clips."""
+@dataclass(frozen=True)
+class _Job:
+    """A file to make, from draws of its own."""
+
+    label: str
+    speaker: str
+    split: str
+    make: Callable[[], Signal]
+
+
+def clips(studio: Studio) -> Generator[tuple[str, str, str, Signal], None, None]:
+    """Label, speaker, split and signal of every file; noise in recordings of several clips.
+
+    Every core makes files; their order and their bytes are the same on any number of cores. Close
+    the iterator to leave the rest unmade.
+    """
+    jobs = tuple(_jobs(studio))
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        signals = pool.map(lambda job: job.make(), jobs)
+        for job, signal in zip(jobs, signals, strict=True):
+            yield job.label, job.speaker, job.split, signal
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _jobs(studio: Studio) -> Iterator[_Job]:
     config, phrases = studio.config, studio.script.phrases
     for split, voices in studio.script.voices.items():
         counts = config.counts_of(split)
@@ -228,20 +261,21 @@ def clips(studio: Studio) -> Iterator[tuple[str, str, str, Signal]]:
             label = phrase_label(phrase.text)
             for i in range(counts["positives"]):
                 voice, own = voices[i % len(voices)], _own(studio, label, split, i)
-                yield label, voice, split, _positive(own, voice, phrase.text)
+                yield _Job(label, voice, split, partial(_positive, own, voice, phrase.text))
         for i in range(counts["similar"]):
             voice, own = voices[i % len(voices)], _own(studio, SIMILAR, split, i)
-            yield SIMILAR, voice, split, _similar(own, voice, phrases[i % len(phrases)])
+            phrase = phrases[i % len(phrases)]
+            yield _Job(SIMILAR, voice, split, partial(_similar, own, voice, phrase))
         for i in range(counts["speech"]):
             voice, own = voices[i % len(voices)], _own(studio, SPEECH, split, i)
-            yield SPEECH, voice, split, _clip(own, *_other_speech(own, voice))
+            yield _Job(SPEECH, voice, split, partial(_speech, own, voice))
         for i, first in enumerate(range(0, counts["noise"], _RECORDING_CLIPS)):
             length = min(_RECORDING_CLIPS, counts["noise"] - first) * config.clip_samples
-            noise = _background(_own(studio, BACKGROUND_NOISE, split, i), split, i, length)
-            yield BACKGROUND_NOISE, f"noise-{split}-{i}", split, noise
+            noise = partial(_background, _own(studio, BACKGROUND_NOISE, split, i), split, i, length)
+            yield _Job(BACKGROUND_NOISE, f"noise-{split}-{i}", split, noise)
         for i in range(counts["silence"]):
-            silence = _silence(_own(studio, SILENCE, split, i), split, i)
-            yield SILENCE, f"silence-{split}-{i}", split, silence
+            silence = partial(_silence, _own(studio, SILENCE, split, i), split, i)
+            yield _Job(SILENCE, f"silence-{split}-{i}", split, silence)
 
 
 def _own(studio: Studio, label: str, split: str, number: int) -> Studio:

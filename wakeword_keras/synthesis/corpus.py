@@ -11,6 +11,7 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from wakeword_keras.synthesis.espeak import Espeak
 from wakeword_keras.synthesis.lines import Script, phrase_label, spoken, write_script
 
 _FORMAT = "flac"
-_VERSION = 4  # of the recipe: a corpus of another version is made again
+_VERSION = 5  # of the recipe: a corpus of another version is made again
 
 
 def _record(studio: Studio, folder: Path) -> None:
@@ -36,8 +37,8 @@ def _record(studio: Studio, folder: Path) -> None:
     total = sum(studio.config.counts.values())
     total += (len(studio.script.phrases) - 1) * studio.config.positives
     numbers: Counter[str] = Counter()
-    with Progress("synthesis", total, "clips") as progress:
-        for kind, speaker, split, signal in clips(studio):
+    with Progress("synthesis", total, "clips") as progress, closing(clips(studio)) as made:
+        for kind, speaker, split, signal in made:
             path = Path(kind) / f"{speaker}_{numbers[kind]:05d}.{_FORMAT}"
             numbers[kind] += 1
             (folder / kind).mkdir(exist_ok=True)
@@ -131,9 +132,7 @@ def synthesize(phrases: Sequence[str], out_dir: str, config: SynthesisConfig) ->
     folder = Path(out_dir)
     tts = Espeak(config.seed)
     kept_dir = folder.with_name("utterances")
-    engines = open_engines(
-        config.engines, tts, config.piper_voices, config.kokoro_styles_dir, kept_dir
-    )
+    engines = open_engines(config.engines, config.piper_voices, config.kokoro_styles_dir, kept_dir)
     recipe = _recipe(texts, config, engines)
     if _is_finished(folder, recipe):
         return labels

@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -53,12 +54,8 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Formants:
-    """espeak-ng as an engine: a formant synthesiser, many voices, none like a person's.
+    """espeak-ng as an engine: a formant synthesiser, many voices, none like a person's."""
 
-    Its speech depends on what it said before, too (see `espeak`).
-    """
-
-    tts: Espeak
     version: str = "espeak-ng 1.52"
 
     def voices(self, count: int, seed: int) -> Voices:
@@ -66,14 +63,11 @@ class Formants:
         return choose_voices(min(count, len(ACCENTS) * len(VARIANTS)), seed)
 
     def say(self, text: str, voice: str, rate_wpm: float, rng: np.random.Generator) -> Utterance:
-        """Speaks with a random pitch and range."""
-        return self.tts.say(
-            text,
-            voice,
-            rate_wpm=round(np.clip(rate_wpm, *espeak.RATES_WPM)),
-            pitch=int(rng.integers(25, 76)),
-            pitch_range=int(rng.integers(20, 81)),
-        )
+        """Speaks with a random pitch and range, in a copy of espeak-ng that never spoke before."""
+        pitch, pitch_range = int(rng.integers(25, 76)), int(rng.integers(20, 81))
+        rate = round(np.clip(rate_wpm, *espeak.RATES_WPM))
+        with closing(Espeak(int(rng.integers(2**31)))) as tts:
+            return tts.say(text, voice, rate_wpm=rate, pitch=pitch, pitch_range=pitch_range)
 
 
 class Speakers(Protocol):
@@ -186,7 +180,6 @@ class Cast:
 
 def open_engines(
     names: Sequence[str],
-    tts: Espeak,
     piper_voices: Sequence[str],
     kokoro_styles_dir: str,
     kept_dir: Path,
@@ -195,7 +188,6 @@ def open_engines(
 
     Args:
         names: of `ENGINES`.
-        tts: espeak-ng, which also gives the others their phonemes.
         piper_voices: Piper's `.onnx` files; the voice that pip brings if there are none.
         kokoro_styles_dir: folder of Kokoro's styles; those that pip brings if "".
         kept_dir: folder where the neural engines' utterances are kept.
@@ -204,7 +196,7 @@ def open_engines(
         InputError: an engine's packages are not installed or its files are not what they should be.
     """
     openers: dict[str, Callable[[], Engine]] = {
-        "espeak": lambda: Formants(tts),
+        "espeak": Formants,
         "piper": lambda: Kept(Piper.of_files(piper_voices), kept_dir),
         "kokoro": lambda: Kept(Kokoro(kokoro_styles_dir), kept_dir),
     }

@@ -7,12 +7,10 @@ numbers for each length of text: the first half colours the voice, the second it
 2: Li et al., NeurIPS 2023).
 """
 
-import functools
 import hashlib
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,12 +75,7 @@ class Kokoro:
         digest = hashlib.sha256(self._styles.tobytes()).hexdigest()
         self.version = f"kokoro 3 {MODEL_SHA256} {digest}"
         self._pronunciation = Pronunciation()
-        self._path = path
-
-    @functools.cached_property
-    def _session(self) -> Any:
-        """The graph, which draws no noise; opened when it first speaks, which takes seconds."""
-        return neural.open_graph(self._path, "Round")[0]
+        self._graph = neural.Graph(path, "Round")
 
     def say(self, text: str, voice: str, rate_wpm: float, rng: np.random.Generator) -> Utterance:
         """Speaks with timing drawn from `rng`; a voice is `accent+speaker`."""
@@ -98,7 +91,8 @@ class Kokoro:
             "speed": np.array([speed], np.float32),
             neural.STRETCH: neural.timing(around, rng),
         }
-        outputs = self._session.run(None, feed)
+        session, _ = self._graph.opened()  # it draws no noise
+        outputs = session.run(None, feed)
         return neural.utterance(outputs[0].ravel(), _SAMPLE_RATE_HZ, around, outputs[-1].ravel())
 
     def _symbols(self, text: str, accent: str) -> list[Symbol]:

@@ -8,6 +8,7 @@ multiplied by an input before they are rounded.
 """
 
 import functools
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,23 @@ class Pronunciation:
         return found[:-1]  # less the space after the last word
 
 
+class Graph:
+    """A voice's graph, opened when it first speaks, which takes seconds; any thread may ask.
+
+    Args:
+        path, durations_op: as `open_graph` takes them.
+    """
+
+    def __init__(self, path: Path, durations_op: str) -> None:
+        self._lock = threading.Lock()
+        self._open = functools.cache(lambda: open_graph(path, durations_op))
+
+    def opened(self) -> tuple[Any, list[str]]:
+        """What `open_graph` returns, opened once."""
+        with self._lock:
+            return self._open()
+
+
 def open_graph(path: Path, durations_op: str) -> tuple[Any, list[str]]:
     """Opens a voice's graph with its noise as inputs and its durations as the last output.
 
@@ -94,6 +112,8 @@ def open_graph(path: Path, durations_op: str) -> tuple[Any, list[str]]:
     _stretch(model.graph, durations[0])
     noises = _noise_as_input(model.graph)
     options = onnxruntime.SessionOptions()
+    # Every core makes clips of its own (see `clips`): two for one would wait for each other.
+    options.intra_op_num_threads = 1
     options.log_severity_level = 3  # its warnings are of the optimiser, of no use to a user
     providers = ["CPUExecutionProvider"]
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers), noises

@@ -6,12 +6,10 @@ VITS: Kim, Kong and Son, "Conditional Variational Autoencoder with Adversarial L
 End-to-End Text-to-Speech", ICML 2021.
 """
 
-import functools
 import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -95,18 +93,13 @@ class _VoiceFile:
     def __init__(self, path: Path) -> None:
         settings = _settings(path)
         self.sha256 = neural.sha256(path)
-        self._path = path
+        self._graph = neural.Graph(path, "Ceil")
         self._sample_rate_hz: int = settings["audio"]["sample_rate"]
         self._ids: dict[str, list[int]] = settings["phoneme_id_map"]
         count: int = settings["num_speakers"]
         name = f"piper-{path.stem}"
         self.speakers = tuple(f"{name}-{i}" for i in range(count)) if count > 1 else (name,)
         self._pronunciation = Pronunciation()
-
-    @functools.cached_property
-    def _graph(self) -> tuple[Any, list[str]]:
-        """The session and its noise inputs; opened when it first speaks, which takes seconds."""
-        return neural.open_graph(self._path, "Ceil")
 
     def say(
         self, text: str, accent: str, speaker: str, length: float, rng: np.random.Generator
@@ -121,7 +114,7 @@ class _VoiceFile:
         }
         if len(self.speakers) > 1:
             feed["sid"] = np.array([self.speakers.index(speaker)], np.int64)
-        session, noises = self._graph
+        session, noises = self._graph.opened()
         for name in noises:
             feed[name] = rng.standard_normal((1, _NOISE_CHANNELS, _NOISE_FRAMES), np.float32)
         outputs = session.run(None, feed)
