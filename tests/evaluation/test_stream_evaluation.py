@@ -118,6 +118,21 @@ def test_curve_is_what_measure_says_at_each_of_its_thresholds(ambient_percents, 
         assert (point.false_accepts, point.misses) == (drawn.false_accepts[i], drawn.misses[i])
 
 
+def test_recall_within_a_rate_is_that_of_the_best_threshold_of_the_curve():
+    counts = {"false_accepts": np.array([6, 2, 0]), "misses": np.array([0, 1, 4])}
+    drawn = stream_metrics.StreamCurve(
+        np.array([0.2, 0.5, 0.9]),
+        counts["false_accepts"],
+        counts["false_accepts"] / 2.0,
+        counts["misses"],
+        counts["misses"] / 5,
+    )
+    found = {rate: stream_metrics.recall_within(drawn, rate) for rate in (0, 0.9, 1, 2.9, 3)}
+    assert found == pytest.approx({0: 0.2, 0.9: 0.2, 1: 0.8, 2.9: 0.8, 3: 1.0})
+    no_threshold = dataclasses.replace(drawn, false_accepts_per_hour=np.array([3.0, 2.0, 1.0]))
+    assert stream_metrics.recall_within(no_threshold, 0.5) == 0.0
+
+
 @given(
     st.lists(percents, min_size=1, max_size=3),
     percents,
@@ -286,6 +301,9 @@ def test_wake_words_are_heard_and_tones_of_others_are_the_false_accepts(audio_of
     table = stream_evaluation.console_table(report)
     assert "int8" in table
     assert max(map(len, table.splitlines()[:3])) <= 80
+    recalls = (stream_metrics.recall_within(model.curve, rate) for rate in (0, 0.5, 1, 2, 5))
+    at_best = ["int8", *(f"{100 * recall:.1f}" for recall in recalls)]
+    assert at_best in [line.split() for line in table.splitlines()]
 
 
 def test_a_model_that_always_fires_is_reported_as_out_of_budget(audio_of):

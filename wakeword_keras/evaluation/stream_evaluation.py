@@ -16,6 +16,7 @@ from wakeword_keras.names import INT8
 from wakeword_keras.streams import scoring
 from wakeword_keras.streams.scoring import SplitAudio, StreamModel, StreamSettings, Tracks
 from wakeword_keras.streams.stream_metrics import (
+    RATES_PER_HOUR,
     Peak,
     StreamCurve,
     StreamMetrics,
@@ -24,6 +25,7 @@ from wakeword_keras.streams.stream_metrics import (
     curve,
     highest_peaks,
     measure,
+    recall_within,
 )
 
 RULE_OF_THREE = -math.log(0.05)
@@ -169,7 +171,7 @@ def _messages(
 
 
 def console_table(report: StreamReport) -> str:
-    """The report as text: a row for each model and split.
+    """The report as text: a row for each model and split, then what other thresholds would give.
 
     Args:
       report: from `evaluate`.
@@ -193,6 +195,11 @@ def console_table(report: StreamReport) -> str:
                 f"{m.false_accepts:>7} {rate:>18}"
                 f" {f'{100 * m.miss_rate:.1f} ({low:.0f}-{high:.0f})':>15}"
             )
+    rates = "".join(f"{rate:>8g}" for rate in RATES_PER_HOUR)
+    lines.append(f"{'recall % at best, test':<23}{rates}  false accepts per hour")
+    for name, model in report.models.items():
+        recalls = (100 * recall_within(model.curve, rate) for rate in RATES_PER_HOUR)
+        lines.append(f"{name:<23}" + "".join(f"{recall:>8.1f}" for recall in recalls))
     return "\n".join([*lines, *report.messages])
 
 

@@ -14,6 +14,7 @@ from wakeword_keras.evaluation.findings import Findings
 from wakeword_keras.report import figures, style
 from wakeword_keras.report.nearest import Nearest
 from wakeword_keras.report.verdicts import Verdict, between, percent
+from wakeword_keras.streams import stream_metrics
 
 _TEMPLATE = Path(__file__).with_name("report_template.html")
 _SHOWN = 8
@@ -64,6 +65,8 @@ def render(
         shown=_SHOWN,
         folded=_FOLDED,
         most_labels=figures.MOST_LABELS,
+        rates_per_hour=stream_metrics.RATES_PER_HOUR,
+        recall_within=stream_metrics.recall_within,
     )
 
 

@@ -24,6 +24,8 @@ from wakeword_keras.metrics.stream_rule import StreamConfig
 from wakeword_keras.streams.scoring import SplitAudio, StreamSettings, Tracks
 
 MOST_PEAKS = 20
+# False accepts per hour at which recall is compared.
+RATES_PER_HOUR = (0.0, 0.5, 1.0, 2.0, 5.0)
 Interval = tuple[float, float]
 
 
@@ -206,6 +208,20 @@ def curve(tracks: Tracks, audio: SplitAudio, config: StreamConfig) -> StreamCurv
         misses,
         misses / positives,
     )
+
+
+def recall_within(found: StreamCurve, most_per_hour: float) -> float:
+    """Recall at the best threshold for so many false accepts per hour, were it known before.
+
+    Args:
+      found: from `curve`; its own streams choose the threshold.
+      most_per_hour: false accepts per hour, >= 0.
+
+    Returns:
+      0 to 1; 0 if every threshold gives more.
+    """
+    within = found.false_accepts_per_hour <= most_per_hour * (1 + 1e-12)
+    return 1.0 - float(np.min(found.miss_rate[within], initial=1.0))
 
 
 def highest_peaks(
