@@ -205,7 +205,7 @@ def exact_logits(features):
     return dequantize(quantize(2 * tone[:, None] - 6, OUTPUT), OUTPUT)
 
 
-EXACT = StreamModel(lambda: exact_logits, None, OUTPUT)
+EXACT = StreamModel(exact_logits, None, OUTPUT)
 
 
 def quick_logits(features):
@@ -239,7 +239,7 @@ def listened(audio_of, models, budget=600.0):
 
 def test_screening_changes_no_figure_of_the_exact_kernels(audio_of):
     alone = listened(audio_of, {"int8": EXACT}).models["int8"]
-    screened = StreamModel(lambda: quick_logits, exact_logits, OUTPUT)
+    screened = StreamModel(quick_logits, exact_logits, OUTPUT)
     found = listened(audio_of, {"int8": screened}).models["int8"]
     assert 0 < found.rescored < found.windows
     assert 0 < found.largest_difference_lsb <= 3.001
@@ -254,7 +254,7 @@ def test_screening_changes_no_figure_of_the_exact_kernels(audio_of):
 
 def test_kernels_further_apart_than_expected_are_rescored_until_it_does_not_matter(audio_of):
     far = StreamModel(
-        lambda: lambda x: exact_logits(x) - np.float32(30 * OUTPUT.scale), exact_logits, OUTPUT
+        lambda x: exact_logits(x) - np.float32(30 * OUTPUT.scale), exact_logits, OUTPUT
     )
     alone = listened(audio_of, {"int8": EXACT}).models["int8"]
     found = listened(audio_of, {"int8": far}).models["int8"]
@@ -266,7 +266,7 @@ def test_a_stream_is_heard_as_the_detector_hears_it(audio_of):
     test = audio_of("test")
     config = dataclasses.replace(CONFIG, average_ms=100)
     settings = dataclasses.replace(SETTINGS, config=config)
-    found = scoring.score(test, {"int8": StreamModel(lambda: exact_logits)}, settings, 1e9)["int8"]
+    found = scoring.score(test, {"int8": StreamModel(exact_logits)}, settings, 1e9)["int8"]
     at = 0.5
     detector = Detector(lambda: exact_logits, ("yes",), FRONTEND, SETTINGS.frames, at, config)
     logits = [stream_logits(blocks, detector, config.stride_ms) for blocks in test.recordings()]
@@ -307,7 +307,7 @@ def test_wake_words_are_heard_and_tones_of_others_are_the_false_accepts(audio_of
 
 
 def test_a_model_that_always_fires_is_reported_as_out_of_budget(audio_of):
-    top = StreamModel(lambda: lambda x: np.full((len(x), 1), OUTPUT.high, np.float32), None, OUTPUT)
+    top = StreamModel(lambda x: np.full((len(x), 1), OUTPUT.high, np.float32), None, OUTPUT)
     report = listened(audio_of, {"int8": top}, budget=0.5)
     assert not report.models["int8"].threshold.within_budget
     assert any("highest score" in message for message in report.messages)
@@ -315,7 +315,7 @@ def test_a_model_that_always_fires_is_reported_as_out_of_budget(audio_of):
 
 
 def test_not_a_number_is_refused(audio_of):
-    broken = StreamModel(lambda: lambda x: np.full((len(x), 1), np.nan, np.float32))
+    broken = StreamModel(lambda x: np.full((len(x), 1), np.nan, np.float32))
     with pytest.raises(ValueError, match="NaN"):
         listened(audio_of, {"int8": broken})
 
@@ -332,7 +332,7 @@ def test_no_wake_words_or_no_streams_are_refused(audio_of):
     short = [dataclasses.replace(pieces[0], duration_s=0.1)]
     audio = scoring.split_audio(test.shards, short, "test")
     # Silence follows what is shorter than a window.
-    found = scoring.score(audio, {"m": StreamModel(lambda: exact_logits)}, SETTINGS, 0)["m"]
+    found = scoring.score(audio, {"m": StreamModel(exact_logits)}, SETTINGS, 0)["m"]
     assert [len(sums) for sums in found.sums] == [1]
 
 

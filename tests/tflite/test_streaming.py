@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tf_keras import layers
 
 from wakeword_keras import InputError
-from wakeword_keras.tflite import convert, flatbuffer, streaming
+from wakeword_keras.tflite import convert, flatbuffer, scorers, streaming, stretched
 from wakeword_keras.tflite.interpreter import (
     micro_installed,
     micro_interpreter,
@@ -391,3 +391,36 @@ def test_a_streaming_file_that_differs_is_found():
     broken = flatbuffer.write([dataclasses.replace(main, tensors=tuple(tensors)), *others])
     with pytest.raises(ValueError, match="clip 0 differs from the window model"):
         streaming.verify(content, broken, clips)
+
+
+@pytest.mark.parametrize("kernels", ["reference", "xnnpack"])
+@pytest.mark.parametrize("body", BODIES)
+def test_a_stretch_gives_each_window_in_it_within_one_lsb(body, kernels, tmp_path):
+    rng = np.random.default_rng(12)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(int8_of(a_model(body=BODIES[body]), rng))
+    lsb = flatbuffer.output_affine(path).scale
+    sound = features_of(rng, 26 + 3 * 150)[0]
+    windows = np.lib.stride_tricks.sliding_window_view(sound, 26, axis=0)[::3].transpose(0, 2, 1)
+    wanted = scorers.tflite_scorer(path, kernels)(windows)
+    score = scorers.stretch_scorer(path, kernels)
+    np.testing.assert_allclose(score(windows), wanted, rtol=0, atol=1.01 * lsb)
+    older = np.concatenate([np.zeros((151, 1, CHANNELS), np.float32), windows], axis=1)
+    np.testing.assert_array_equal(score(older[:130]), score(windows)[:130])
+
+
+def test_a_float_stretch_equals_each_window_in_it(tmp_path):
+    rng = np.random.default_rng(13)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(convert.float_model(a_model(body=branches)))
+    sound = features_of(rng, 26 + 3 * 9)[0]
+    windows = np.lib.stride_tricks.sliding_window_view(sound, 26, axis=0)[::3].transpose(0, 2, 1)
+    wanted = scorers.tflite_scorer(path, "xnnpack")(windows)
+    given = scorers.stretch_scorer(path, "xnnpack")(windows)
+    np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_a_model_without_a_dense_of_its_last_rows_is_not_stretched():
+    mean = int8_of(a_model(end=layers.GlobalAveragePooling2D), np.random.default_rng(14))
+    with pytest.raises(InputError, match="cannot be stretched: end with a Flatten"):
+        stretched.stretch(mean, 8)

@@ -6,13 +6,13 @@ than XNNPACK and differ from it by a few LSB. So XNNPACK scores every window, an
 kernels score again each window that could reach a useful threshold if the two differed by SLACK_LSB
 or, should more be found, by three times the largest difference. From `floor` on, sums are theirs.
 
-A streaming model is scored by its own file, every frame computed once; where its logits could
-matter, the reference kernels score the whole window, which gives the streaming file's own bits.
+Of a model that can run step by step XNNPACK scores long stretches, every frame computed once; where
+its logits could matter, the reference kernels score the whole window, which gives the streaming
+file's own bits.
 """
 
-import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +30,10 @@ from wakeword_keras.errors import InputError
 from wakeword_keras.metrics import stream_rule
 from wakeword_keras.metrics.stream_rule import StreamConfig
 from wakeword_keras.progress import Progress
-from wakeword_keras.streams import stepwise
 from wakeword_keras.streams.windows import stream_windows, window_samples
 from wakeword_keras.tflite import flatbuffer
 from wakeword_keras.tflite.interpreter import device_kernels
-from wakeword_keras.tflite.scorers import Scorer, tflite_scorer
+from wakeword_keras.tflite.scorers import Scorer, stretch_scorer, tflite_scorer
 
 SLACK_LSB = 4.0
 Logits = list[NDArray[np.float32]]
@@ -46,12 +45,12 @@ class StreamModel:
     """A model to listen with.
 
     Attributes:
-      start: begins a recording: gives a scorer of its windows, one after the other.
-      exact: scores again what matters; None if `start`'s scores are what counts.
+      quick: scores every window; is given those of a recording one after the other.
+      exact: scores again what matters; None if `quick`'s scores are what counts.
       output: quantization of int8 logits.
     """
 
-    start: Callable[[], Scorer]
+    quick: Scorer
     exact: Scorer | None = None
     output: Affine | None = None
 
@@ -131,12 +130,12 @@ class Tracks:
         return [sums for sums, _ in self.ambient]
 
 
-def open_models(paths: Mapping[str, Path], streaming: Mapping[str, Path]) -> dict[str, StreamModel]:
+def open_models(paths: Mapping[str, Path], streaming: Container[str]) -> dict[str, StreamModel]:
     """Models to listen with: float by XNNPACK, int8 by XNNPACK and the reference kernels.
 
     Args:
       paths: .tflite files by model name, which take windows.
-      streaming: of those that stream, their streaming files.
+      streaming: names of those that can run step by step.
 
     Raises:
       InputError: a file is missing or no such model.
@@ -147,11 +146,8 @@ def open_models(paths: Mapping[str, Path], streaming: Mapping[str, Path]) -> dic
         if output is not None:
             kernels = device_kernels(flatbuffer.operators(path))
             exact = _of_newest(tflite_scorer(path, kernels), path)
-        if name in streaming:
-            start = stepwise.starter(streaming[name], "xnnpack")
-        else:
-            start = functools.partial(_same, tflite_scorer(path, "xnnpack"))
-        models[name] = StreamModel(start, exact, output)
+        quick = stretch_scorer if name in streaming else tflite_scorer
+        models[name] = StreamModel(quick(path, "xnnpack"), exact, output)
     return models
 
 
@@ -160,11 +156,6 @@ def _of_newest(scorer: Scorer, path: Path) -> Scorer:
     graph = flatbuffer.read_graph(path)
     frames = graph.tensors[graph.inputs[0]].shape[1]
     return lambda windows: scorer(windows[:, -frames:])
-
-
-def _same(scorer: Scorer) -> Scorer:
-    """A window model has no state: every recording is scored alike."""
-    return scorer
 
 
 def split_audio(shards: Shards, streams: Iterable[Clip], split: str) -> SplitAudio:
@@ -307,10 +298,9 @@ def _quick_scores(
     with Progress(title, minutes, "minutes of audio") as progress:
         for blocks in audio.recordings():
             parts: dict[str, Logits] = {name: [np.empty((0, width), np.float32)] for name in models}
-            scorers = {name: model.start() for name, model in models.items()}
             for windows in _windows(blocks, settings):
-                for name, scorer in scorers.items():
-                    parts[name].append(scorer(windows))
+                for name, model in models.items():
+                    parts[name].append(model.quick(windows))
                 progress.update(len(windows) * settings.config.stride_ms / 60_000)
             for name, scored in parts.items():
                 logits[name].append(np.concatenate(scored))

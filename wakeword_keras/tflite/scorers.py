@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from wakeword_keras.affine import Affine, dequantize, quantize
 from wakeword_keras.errors import InputError
+from wakeword_keras.tflite import stretched
 from wakeword_keras.tflite.flatbuffer import (
     DTYPES,
     input_affine,
@@ -34,6 +35,7 @@ from wakeword_keras.tflite.flatbuffer import (
 )
 from wakeword_keras.tflite.interpreter import device_kernels, open_interpreter
 
+_STRETCH = 128  # windows at once: rows that the first of them does not share are a fifth or less
 Scorer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 _EXPORTED = ("fp32_tflite", "int8_ptq", "int8")
@@ -183,6 +185,49 @@ def onnx_session(path: str | os.PathLike) -> Any:
         raise InputError(f"{path}: needs: pip install 'wakeword_keras[onnx]'") from error
     except Exception as error:  # onnxruntime's errors have no base of their own
         raise InputError(f"{path}: onnxruntime cannot run this model: {error}") from error
+
+
+def stretch_scorer(path: str | os.PathLike, kernels: str = "xnnpack") -> Scorer:
+    """Score consecutive windows of a stream, within one LSB, what they share computed once.
+
+    Args:
+      path: .tflite file of a window model that is valid in time.
+      kernels: of `interpreter.KERNELS`.
+
+    Returns:
+      Scorer of windows, a hop of the model apart (`stretched`), that are as long as the model's or
+      longer: their newest frames count.
+
+    Raises:
+      InputError: the file is missing, or no such model.
+    """
+    graph = read_graph(path)
+    _, frames, channels = graph.tensors[graph.inputs[0]].shape
+    opened = open_interpreter(stretched.stretch(path, _STRETCH), kernels)
+    (source,), (target,) = opened.get_input_details(), opened.get_output_details()
+    length = int(source["shape"][1])
+    hop = (length - frames) // (_STRETCH - 1)
+    taken, given = input_affine(path), output_affine(path)
+
+    def run(piece: NDArray) -> NDArray:
+        # No window that counts reaches what is put behind a shorter stretch.
+        whole = np.pad(piece, ((0, length - len(piece)), (0, 0)))
+        opened.set_tensor(source["index"], whole[np.newaxis])
+        opened.invoke()
+        return opened.get_tensor(target["index"])[0, :, 0]
+
+    def score(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        newest = windows[:, -frames:]
+        _check_features(newest, (frames, channels), str(path))
+        stretch = np.concatenate([newest[0], newest[1:, -hop:].reshape(-1, channels)])
+        values = stretch if taken is None else quantize(stretch, taken)
+        starts = range(0, len(windows), _STRETCH)
+        pieces = [run(values[start * hop : start * hop + length]) for start in starts]
+        outputs = np.concatenate(pieces)[: len(windows)]
+        logits = outputs if given is None else dequantize(outputs, given)
+        return _finite(logits, str(path))
+
+    return score
 
 
 def tflite_facts(

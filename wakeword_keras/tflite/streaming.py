@@ -9,7 +9,7 @@ step's output equals the window model's on the last frames.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from wakeword_keras.errors import InputError
 from wakeword_keras.tflite import flatbuffer
 from wakeword_keras.tflite.flatbuffer import DTYPES, Graph, Operator, Tensor
 from wakeword_keras.tflite.interpreter import Source, name_of, open_interpreter
-from wakeword_keras.tflite.time_rules import CannotStreamError, Reading, Rule, Time, rule
+from wakeword_keras.tflite.rewiring import rewire, walk
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,19 @@ def stream(source: Source, step_frames: int | None = None) -> Streaming:
         to write instead.
     """
     window = flatbuffer.read_graph(source)
-    times, rules = _walk(window, name_of(source))
+    times, rules = walk(window, name_of(source))
+    if window.outputs[0] in times:
+        raise InputError(
+            f"{name_of(source)}: cannot stream: the output keeps time: end with the mean, or a "
+            "Dense, of the last rows"
+        )
     hop = math.lcm(*(time.hop for time in times.values()))
     step = step_frames or hop
     if step < 1 or step % hop:
         raise InputError(f"a step of {step} frames: must be a multiple of the strides, {hop}")
-    return _Rewiring(window, times, rules, step).run()
+    new_rows = {tensor: step // time.hop for tensor, time in times.items()}
+    frames = window.tensors[window.inputs[0]].shape[1]
+    return Streaming(rewire(window, times, rules, new_rows), step, frames)
 
 
 def to_bytes(streaming: Streaming) -> bytes:
@@ -167,186 +174,3 @@ def initial(state: Tensor) -> np.ndarray:
     """What a state begins with: what stands for zero."""
     zero = 0 if state.zero_point is None else int(state.zero_point[0])
     return np.full(state.shape, zero, DTYPES[state.type])
-
-
-def _walk(window: Graph, name: str) -> tuple[dict[int, Time], dict[int, Rule]]:
-    """The time axis of every tensor that has one, and the rule of every operator that reads one."""
-    (source,), (target,) = window.inputs, window.outputs
-    times = {source: Time(1, window.tensors[source].shape[1], 1, 0)}
-    rules: dict[int, Rule] = {}
-    problems: list[str] = []
-    unknown: set[int] = set()
-    for place, op in enumerate(window.operators):
-        if unknown & set(op.inputs):
-            unknown |= set(op.outputs)
-        elif any(index in times for index in op.inputs):
-            try:
-                rules[place] = rule(window, op, times)
-            except CannotStreamError as error:
-                problems.append(f"{op.kind} {window.tensors[op.output].name!r} {error}")
-                unknown |= set(op.outputs)
-            else:
-                times |= _after(op, rules[place])
-    if target in times:
-        problems.append("the output keeps time: end with the mean, or a Dense, of the last rows")
-    if problems:
-        raise InputError(f"{name}: cannot stream: {'; '.join(problems)}")
-    return times, rules
-
-
-def _after(op: Operator, found: Rule) -> dict[int, Time]:
-    return {} if found.time is None else dict.fromkeys(op.outputs, found.time)
-
-
-class _Rewiring:
-    """Builds the graph of a step; tensors of the window model keep their indices."""
-
-    def __init__(
-        self, window: Graph, times: Mapping[int, Time], rules: Mapping[int, Rule], step: int
-    ) -> None:
-        self._window, self._times, self._rules, self._step = window, times, rules, step
-        self._tensors = [
-            _with_rows(tensor, times[index].axis, step // times[index].hop)
-            if index in times
-            else tensor
-            for index, tensor in enumerate(window.tensors)
-        ]
-        self._operators: list[Operator] = []
-        self._states: list[tuple[int, int]] = []  # before and after a step
-        self._rings: dict[int, int] = {}  # tensor -> rows of state and new ones, joined
-        self._same: dict[int, int] = {}  # tensor -> the one that holds its rows
-        self._constants: dict[tuple[int, ...], int] = {}  # shapes, bounds: value -> its tensor
-
-    def run(self) -> Streaming:
-        history = self._history()
-        self._keep(self._window.inputs[0], history)
-        for place, op in enumerate(self._window.operators):
-            found = self._rules.get(place)
-            if found is None:
-                self._operators.append(op)
-                continue
-            self._step_of(op, found)
-            for output in op.outputs:
-                self._keep(output, history)
-        before, after = zip(*self._states, strict=True) if self._states else ((), ())
-        graph = Graph(
-            tuple(self._tensors),
-            tuple(self._operators),
-            (*self._window.inputs, *before),
-            (*self._window.outputs, *after),
-        )
-        frames = self._window.tensors[self._window.inputs[0]].shape[1]
-        return Streaming(_compact(graph), self._step, frames)
-
-    def _new_rows(self, tensor: int) -> int:
-        return self._step // self._times[tensor].hop
-
-    def _needed(self, tensor: int, reading: Reading) -> int:
-        """Rows that a reading takes of a tensor."""
-        if reading.whole:
-            return reading.kernel
-        outputs = self._new_rows(tensor) // reading.stride
-        return (outputs - 1) * reading.stride + reading.kernel
-
-    def _history(self) -> dict[int, int]:
-        """Rows of state that each tensor's readers need, the longest of them."""
-        history = dict.fromkeys(self._times, 0)
-        for place, found in self._rules.items():
-            for index in self._window.operators[place].inputs:
-                if index in self._times:
-                    needed = self._needed(index, found.reading) + found.reading.behind
-                    history[index] = max(history[index], needed - self._new_rows(index))
-        return history
-
-    def _keep(self, tensor: int, history: Mapping[int, int]) -> None:
-        """Join a ring of state to a tensor's new rows, where readers need one."""
-        rows = history.get(tensor, 0)
-        if not rows:
-            return
-        axis, new = self._times[tensor].axis, self._new_rows(tensor)
-        held = self._same.get(tensor, tensor)
-        state = self._add(_with_rows(self._tensors[tensor], axis, rows), "state")
-        joined = self._add(_with_rows(self._tensors[tensor], axis, rows + new), "rows")
-        options = schema.ConcatenationOptionsT(axis=axis)
-        # Version 2 is the first with int8.
-        self._operators.append(
-            Operator("CONCATENATION", (state, held), (joined,), options, version=2)
-        )
-        self._states.append((state, self._rows(joined, axis, new, new + rows)))
-        self._rings[tensor] = joined
-
-    def _step_of(self, op: Operator, found: Rule) -> None:
-        inputs = tuple(
-            self._read(index, found.reading) if index in self._times else index
-            for index in op.inputs
-        )
-        if found.operator is None:
-            self._same[op.output] = inputs[0]
-            return
-        rows = 0 if found.time is None else self._step // found.time.hop
-        changed, constants = found.operator(rows)
-        replaced = list(inputs[: len(changed.inputs)])
-        for place, data in constants.items():
-            replaced[place] = self._constant(data)
-        self._operators.append(dataclasses.replace(changed, inputs=tuple(replaced)))
-
-    def _read(self, tensor: int, reading: Reading) -> int:
-        """The rows that a reading takes: all that there are, or a slice of them."""
-        axis = self._times[tensor].axis
-        held = self._rings.get(tensor, self._same.get(tensor, tensor))
-        rows = self._tensors[held].shape[axis]
-        end = rows - reading.behind
-        begin = end - self._needed(tensor, reading)
-        return held if (begin, end) == (0, rows) else self._rows(held, axis, begin, end)
-
-    def _rows(self, tensor: int, axis: int, begin: int, end: int) -> int:
-        """A slice along one axis."""
-        whole = self._tensors[tensor]
-        begins, ends = np.zeros(len(whole.shape), np.int32), np.array(whole.shape, np.int32)
-        begins[axis], ends[axis] = begin, end
-        constants = map(self._constant, (begins, ends, np.ones_like(begins)))
-        sliced = self._add(_with_rows(whole, axis, end - begin), "slice")
-        options = schema.StridedSliceOptionsT()
-        self._operators.append(
-            Operator("STRIDED_SLICE", (tensor, *constants), (sliced,), options, version=2)
-        )
-        return sliced
-
-    def _constant(self, values: np.ndarray) -> int:
-        """An int32 vector; equal ones are one tensor."""
-        key = tuple(values.tolist())
-        if key not in self._constants:
-            self._constants[key] = self._add(Tensor("constant", "INT32", values.shape, values))
-        return self._constants[key]
-
-    def _add(self, tensor: Tensor, suffix: str = "") -> int:
-        name = f"{tensor.name}/{suffix}" if suffix else tensor.name
-        self._tensors.append(dataclasses.replace(tensor, name=name))
-        return len(self._tensors) - 1
-
-
-def _with_rows(tensor: Tensor, axis: int, rows: int) -> Tensor:
-    shape = (*tensor.shape[:axis], rows, *tensor.shape[axis + 1 :])
-    return dataclasses.replace(tensor, shape=shape)
-
-
-def _compact(graph: Graph) -> Graph:
-    """The graph without tensors that nothing reads or writes."""
-    used = {*graph.inputs, *graph.outputs}
-    for op in graph.operators:
-        used |= {*op.inputs, *op.outputs} - {-1}
-    places = {index: place for place, index in enumerate(sorted(used))} | {-1: -1}
-
-    def moved(indices: Sequence[int]) -> tuple[int, ...]:
-        return tuple(places[index] for index in indices)
-
-    return Graph(
-        tuple(graph.tensors[index] for index in sorted(used)),
-        tuple(
-            dataclasses.replace(op, inputs=moved(op.inputs), outputs=moved(op.outputs))
-            for op in graph.operators
-        ),
-        moved(graph.inputs),
-        moved(graph.outputs),
-        graph.name,
-    )
