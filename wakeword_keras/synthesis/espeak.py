@@ -139,7 +139,7 @@ class Espeak:
         self._library.espeak_SetSynthCallback(self._callback)
 
     def close(self) -> None:
-        """Frees what the copy takes, 2 MB and a thread; it cannot be asked any more."""
+        """Frees the 2 MB that the copy takes; it cannot be asked any more."""
         self._library.espeak_Terminate()
         _unload(self._library._handle)
 
